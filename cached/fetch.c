@@ -1,0 +1,453 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Transfers: which range is asked for next, and when again after a failure.
+ * A transfer is one Range request for a run of units; fetcherd makes one
+ * attempt at it, and here it is decided whether and when there is another:
+ *
+ *	host UP --failure--> DOWN(wait) --due--> PROBE(one request) --ok--> UP
+ *	                        ^                     |
+ *	                        +------failure--------+   wait doubles, jitters
+ *
+ * So thousands of waiting reads make a bounded number of attempts.  Nothing is
+ * given up: a fill that somebody waits for is asked for again for as long as it
+ * takes.
+ */
+#include <assert.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <openssl/rand.h>
+
+#include "base/log.h"
+#include "base/own.h"
+#include "cached/cached.h"
+
+#define DEMAND_TRANSFERS 8	/* at once */
+#define BACKGROUND_TRANSFERS 2	/* one on the wire, one behind it */
+#define DEMAND_RUN	64	/* units of one request: a largest read */
+#define BACKGROUND_RUN	16	/* 1 MiB: what a demand read may wait behind */
+#define KEEPING_MAX	64	/* units received, not yet written: then fetcherd waits */
+#define KEEPING_LOW	32
+#define RETRY_FIRST_MS	250
+#define RETRY_MAX_MS	10000
+#define RETRY_AFTER_MAX_S 300	/* what a registry may ask for */
+
+struct host {
+	TAILQ_ENTRY(host) entry;
+	char name[REF_HOST_MAX + 1];
+	unsigned failures;	/* in a row */
+	unsigned in_flight;
+	uint64_t next_try;	/* monotonic ms */
+};
+
+struct transfer {
+	TAILQ_ENTRY(transfer) entry;
+	uint64_t id;
+	struct layout *layout;
+	struct host *host;
+	uint64_t first, count, next;
+	bool background, plain;
+};
+
+static TAILQ_HEAD(, host) hosts = TAILQ_HEAD_INITIALIZER(hosts);
+static TAILQ_HEAD(, transfer) transfers = TAILQ_HEAD_INITIALIZER(transfers);
+static TAILQ_HEAD(, fill) demand = TAILQ_HEAD_INITIALIZER(demand);
+static unsigned in_flight[2];	/* demand, background */
+static struct event *retry_timer;
+static bool paused;
+static uint64_t last_id;
+
+uint64_t
+fetch_new_id(void)
+{
+	return ++last_id;
+}
+
+/* ---- hosts ---- */
+
+static struct host *
+host_get(const char *name)
+{
+	struct host *h;
+
+	TAILQ_FOREACH(h, &hosts, entry)
+		if (strcmp(h->name, name) == 0)
+			return h;
+	h = calloc(1, sizeof(*h));
+	if (!h)
+		log_die("no memory for a host");
+	snprintf(h->name, sizeof(h->name), "%s", name);
+	TAILQ_INSERT_TAIL(&hosts, h, entry);
+	return h;
+}
+
+static void
+retry_due(evutil_socket_t fd, short what, void *arg)
+{
+	(void)fd;
+	(void)what;
+	(void)arg;
+	fetch_pump();
+}
+
+static void
+retry_at(uint64_t when)
+{
+	uint64_t now = now_ms(), wait = when > now ? when - now : 1;
+	struct timeval tv = { (time_t)(wait / 1000),
+		(suseconds_t)(wait % 1000 * 1000) };
+
+	if (!retry_timer)
+		retry_timer = evtimer_new(loop, retry_due, NULL);
+	if (!retry_timer || evtimer_add(retry_timer, &tv) < 0)
+		log_die("no memory for a timer");
+}
+
+static uint64_t
+backoff_ms(unsigned failures, uint32_t retry_after_s)
+{
+	uint64_t ms = RETRY_FIRST_MS;
+	uint16_t random = 0;
+
+	while (--failures > 0 && ms < RETRY_MAX_MS)
+		ms *= 2;
+	if (ms > RETRY_MAX_MS)
+		ms = RETRY_MAX_MS;
+	RAND_bytes((unsigned char *)&random, sizeof(random));
+	ms = ms / 2 + ms * random / UINT16_MAX / 2;	/* half to all of it */
+	if (retry_after_s > RETRY_AFTER_MAX_S)
+		retry_after_s = RETRY_AFTER_MAX_S;
+	return ms > retry_after_s * 1000ULL ? ms : retry_after_s * 1000ULL;
+}
+
+static void
+host_failed(struct host *h, uint32_t retry_after_s)
+{
+	h->failures++;
+	h->next_try = now_ms() + backoff_ms(h->failures, retry_after_s);
+	retry_at(h->next_try);
+}
+
+static bool
+host_ready(struct host *h)
+{
+	if (h->failures == 0)
+		return true;
+	if (now_ms() < h->next_try) {
+		retry_at(h->next_try);
+		return false;
+	}
+	return h->in_flight == 0;
+}
+
+/* ---- the demand queue ---- */
+
+void
+fetch_queue(struct fill *f)
+{
+	if (f->queued)
+		return;
+	f->queued = true;
+	TAILQ_INSERT_TAIL(&demand, f, entry);
+}
+
+void
+fetch_unqueue(struct fill *f)
+{
+	if (!f->queued)
+		return;
+	f->queued = false;
+	TAILQ_REMOVE(&demand, f, entry);
+}
+
+/* ---- starting ---- */
+
+static void
+transfer_send(struct transfer *t)
+{
+	struct layout *l = t->layout;
+	struct digest_text blob = digest_to_text(&l->blob);
+	Suite__Source source = SUITE__SOURCE__INIT;
+	Suite__Fetch m = SUITE__FETCH__INIT;
+	uint64_t end = (t->first + t->count) * l->unit;
+
+	source.host = l->host;
+	source.repo = l->repo;
+	m.source = &source;
+	m.digest = blob.text;
+	m.offset = t->first * l->unit;
+	m.length = (end < l->size ? end : l->size) - m.offset;
+	m.size = l->size;
+	m.unit = l->unit;
+	m.plain = t->plain;
+	m.background = t->background;
+	ipc_send(fetcherd_link, t->id, SUITE_BODY(FETCH), &m, NULL, 0, -1);
+}
+
+static struct transfer *
+transfer_new(struct layout *l, uint64_t first, bool background)
+{
+	struct transfer *t = calloc(1, sizeof(*t));
+
+	if (!t)
+		log_die("no memory for a transfer");
+	t->id = fetch_new_id();
+	t->layout = l;
+	t->host = host_get(l->host);
+	t->first = t->next = first;
+	t->background = background;
+	l->refs++;
+	t->host->in_flight++;
+	in_flight[background]++;
+	TAILQ_INSERT_TAIL(&transfers, t, entry);
+	return t;
+}
+
+static void
+transfer_free(struct transfer *t)
+{
+	struct layout *l = t->layout;
+
+	t->host->in_flight--;
+	in_flight[t->background]--;
+	TAILQ_REMOVE(&transfers, t, entry);
+	free(t);
+	layout_put(l);
+}
+
+/* One request for a queued fill and those right behind it in the blob. */
+static void
+start_demand(struct fill *f)
+{
+	struct layout *l = f->layout;
+	struct transfer *t = transfer_new(l, f->unit, false);
+
+	while (t->count < DEMAND_RUN && t->first + t->count < l->n_units) {
+		struct fill *g = l->fills[t->first + t->count];
+
+		if (!g || !g->queued)
+			break;
+		fetch_unqueue(g);
+		g->state = FILL_FETCH;
+		g->transfer = t;
+		t->count++;
+	}
+	transfer_send(t);
+}
+
+static void
+start_background(struct layout *l, uint64_t unit)
+{
+	struct transfer *t;
+
+	if (l->plain) {		/* all of it, in one plain GET */
+		t = transfer_new(l, 0, true);
+		t->plain = true;
+		t->count = l->n_units;
+		l->pull_next = l->n_units;
+		transfer_send(t);
+		return;
+	}
+	t = transfer_new(l, unit, true);
+	while (t->count < BACKGROUND_RUN && unit < l->n_units &&
+	    layout_state(l, unit) == UNIT_ABSENT && !l->fills[unit]) {
+		fill_background(l, unit++, t);
+		t->count++;
+	}
+	l->pull_next = unit;
+	transfer_send(t);
+}
+
+void
+fetch_pump(void)
+{
+	struct fill *f, *next;
+	struct layout *l;
+	uint64_t unit;
+
+	if (!fetcherd_link || atomic_load(&work_stopping))
+		return;
+again:
+	for (f = TAILQ_FIRST(&demand); f; f = next) {
+		next = TAILQ_NEXT(f, entry);
+		if (in_flight[0] >= DEMAND_TRANSFERS)
+			break;
+		if (!host_ready(host_get(f->layout->host)))
+			continue;
+		start_demand(f);
+		goto again;	/* it took others along */
+	}
+	TAILQ_FOREACH(l, &layouts, entry)
+		while (in_flight[1] < BACKGROUND_TRANSFERS &&
+		    l->pulling && host_ready(host_get(l->host)) &&
+		    finish_next(l, &unit))
+			start_background(l, unit);
+}
+
+/* ---- answers ---- */
+
+static struct transfer *
+transfer_find(uint64_t id)
+{
+	struct transfer *t;
+
+	TAILQ_FOREACH(t, &transfers, entry)
+		if (t->id == id)
+			return t;
+	return NULL;
+}
+
+/* fetcherd does not keep to the protocol: its parent ends it. */
+static void
+fetcherd_broken(void)
+{
+	struct parent_msg msg = { .type = CHILD_BROKEN,
+		.peer = PEER_FETCHERD };
+
+	log_err("fetcherd broke the protocol");
+	parent_send(parent, &msg, -1);
+	fetch_link_down();
+}
+
+static void
+pause_if_full(void)
+{
+	bool full = fill_keeping() > (paused ? KEEPING_LOW : KEEPING_MAX);
+
+	if (!fetcherd_link || full == paused)
+		return;
+	paused = full;
+	ipc_pause(fetcherd_link, full);
+}
+
+void
+on_data(void *owner, struct ipc_link *link, struct ipc_message *msg)
+{
+	const Suite__Data *data = msg->body;
+	struct transfer *t = transfer_find(msg->id);
+	struct layout *l;
+	struct fill *f;
+
+	(void)owner;
+	(void)link;
+	if (!t)
+		return;		/* of a transfer that was given up */
+	l = t->layout;
+	if (t->next >= t->first + t->count ||
+	    data->offset != t->next * l->unit ||
+	    msg->raw_len != layout_unit_len(l, t->next)) {
+		fetcherd_broken();
+		return;
+	}
+	f = l->fills[t->next];
+	if (t->plain && !f && layout_state(l, t->next) == UNIT_ABSENT)
+		f = fill_background(l, t->next, t);
+	else if (t->plain && f && f->state == FILL_QUEUED) {
+		fetch_unqueue(f);
+		f->state = FILL_FETCH;
+		f->transfer = t;
+	}
+	t->next++;
+	if (f && f->transfer == t)
+		fill_data(f, take_ptr(msg->raw), msg->raw_len);
+	pause_if_full();
+}
+
+static void
+transfer_requeue(struct transfer *t)
+{
+	struct layout *l = t->layout;
+
+	for (uint64_t u = t->next; u < t->first + t->count; u++) {
+		struct fill *f = l->fills[u];
+
+		if (f && f->transfer == t)
+			fill_requeue(f);
+	}
+	if (t->plain)
+		l->pull_next = 0;
+}
+
+static void
+transfer_failed(struct transfer *t, const Suite__FetchDone *done)
+{
+	struct layout *l = t->layout;
+
+	l->requests_failed++;
+	snprintf(l->last_error, sizeof(l->last_error), "%s", done->text);
+	log_warn("%s/%s units %" PRIu64 "+%" PRIu64 ": %s", l->host, l->repo,
+	    t->next, t->first + t->count - t->next, done->text);
+	host_failed(t->host, done->retry_after_s);
+	if (!t->background)
+		device_stalled(l, done->text);
+	else
+		open_layout_trouble(l, done);
+}
+
+void
+on_fetch_done(void *owner, struct ipc_link *link, struct ipc_message *msg)
+{
+	const Suite__FetchDone *done = msg->body;
+	struct transfer *t = transfer_find(msg->id);
+	struct layout *l;
+	bool whole;
+
+	(void)owner;
+	(void)link;
+	if (!t) {
+		open_answer(msg);
+		return;
+	}
+	l = t->layout;
+	l->refs++;
+	whole = t->next == t->first + t->count;
+	l->requests_sent += done->requests;
+	l->bytes_fetched += done->body_bytes;
+	if (done->code == CTL_CODE(OK) && !whole)
+		fetcherd_broken();	/* requeues t */
+	else {
+		if (done->code == CTL_CODE(OK))
+			t->host->failures = 0;
+		else {
+			l->requests_retried++;
+			transfer_failed(t, done);
+		}
+		transfer_requeue(t);
+		transfer_free(t);
+	}
+	fetch_pump();
+	layout_put(l);
+}
+
+void
+fetch_distrust(struct layout *l, const char *why)
+{
+	l->requests_failed++;
+	snprintf(l->last_error, sizeof(l->last_error), "%s", why);
+	host_failed(host_get(l->host), 0);
+	device_stalled(l, why);
+}
+
+void
+fetch_link_up(void)
+{
+	paused = false;
+	pause_if_full();
+	fetch_pump();
+	open_resend();
+}
+
+void
+fetch_link_down(void)
+{
+	struct transfer *t;
+
+	ipc_free(take_ptr(fetcherd_link));
+	while ((t = TAILQ_FIRST(&transfers))) {
+		t->layout->requests_retried++;
+		transfer_requeue(t);
+		transfer_free(t);
+	}
+}

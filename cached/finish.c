@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * From "every unit is here" to "this is the blob":
+ *
+ *	all units durable --> DIGEST (scrub thread: the whole file's SHA-256,
+ *	   ^                    |     and each unit against its record)
+ *	   |                    +-- fits ------> complete, recorded durably
+ *	   +--- refetch ---<----+-- units rotten on disk
+ *	                        +-- every unit as received, whole wrong:
+ *	                            the source lied: fail, quarantine
+ *
+ * Also the background fill of all units, for pull and for rung whole.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "base/own.h"
+#include "cached/cached.h"
+
+void
+finish_pull(struct layout *l, bool plain)
+{
+	if (l->complete || l->failed)
+		return;
+	if (!l->pulling) {
+		l->pulling = true;
+		l->plain = plain;
+		l->pull_next = 0;
+		l->refs++;
+	}
+	finish_check(l);
+	fetch_pump();
+}
+
+bool
+finish_next(struct layout *l, uint64_t *unit)
+{
+	if (!l->pulling || l->failed)
+		return false;
+	while (l->pull_next < l->n_units &&
+	    (layout_state(l, l->pull_next) != UNIT_ABSENT ||
+	    l->fills[l->pull_next]))
+		l->pull_next++;
+	*unit = l->pull_next;
+	return l->pull_next < l->n_units;
+}
+
+static void
+pull_over(struct layout *l)
+{
+	if (!l->pulling)
+		return;
+	l->pulling = false;
+	layout_put(l);
+}
+
+/* ---- the thread's part ---- */
+
+int
+finish_run(struct job *job)
+{
+	const struct layout *l = job->layout;
+	_cleanup_free_ uint8_t *buf = malloc(l->unit);
+	struct digest_stream *whole = digest_start();
+	struct digest sum, noted;
+	bool rotten = false;
+	ssize_t n = 0;
+
+	if (!buf)
+		n = -ENOMEM;
+	for (uint64_t unit = 0; unit < l->n_units && n >= 0; unit++) {
+		size_t len = layout_unit_len(l, unit);
+		uint8_t record[PRESENCE_RECORD];
+
+		n = fd_pread_all(l->data, buf, len, unit * l->unit);
+		if (n < 0)
+			break;
+		digest_update(whole, buf, (size_t)n);
+		sum = digest_of(buf, (size_t)n);
+		if ((size_t)n != len || fd_pread_all(l->presence, record,
+		    sizeof(record), PRESENCE_HEADER + unit *
+		    PRESENCE_RECORD) != sizeof(record) || !presence_get(record,
+		    l->file_id, unit, &noted) || !digest_equal(&sum, &noted))
+			job->bad[unit] = 1;
+		rotten |= job->bad[unit];
+		atomic_store(&job->progress, (unit + 1) * l->unit);
+		if (atomic_load(&work_stopping))
+			n = -EINTR;
+	}
+	job->digest = digest_final(whole);
+	if (n < 0)
+		return (int)n;
+	return rotten ? -EBADMSG : 0;
+}
+
+/* ---- its result ---- */
+
+static void
+found_rotten(struct layout *l, const uint8_t *bad)
+{
+	uint64_t n = 0;
+
+	for (uint64_t unit = 0; unit < l->n_units; unit++) {
+		if (!bad[unit])
+			continue;
+		n++;
+		device_withdraw(l, unit);
+		layout_set(l, unit, UNIT_ABSENT);
+	}
+	notice("state", &l->blob, "%" PRIu64 " of %" PRIu64 " units changed "
+	    "on disk: fetching them again", n, l->n_units);
+	l->complete = false;
+	finish_pull(l, l->plain);
+	l->pull_next = 0;
+}
+
+static void
+found_complete(struct layout *l)
+{
+	char text[32];
+	int r;
+
+	snprintf(text, sizeof(text), "%016" PRIx64 "\n", l->file_id);
+	r = store_write_file(l->dir, "complete", text, strlen(text));
+	if (r < 0) {
+		log_err("record that %s/%s is complete: %s", l->host, l->repo,
+		    strerror(-r));
+		return;		/* found again at the next start */
+	}
+	l->complete = true;
+	l->stalled = false;
+	notice("state", &l->blob, "complete: the whole digest fits; the "
+	    "network is not needed any more");
+	device_complete(l);
+	pull_over(l);
+}
+
+static void
+found_wrong(struct layout *l, const struct digest *got)
+{
+	struct digest_text text = digest_to_text(got);
+
+	snprintf(l->last_error, sizeof(l->last_error), "the whole blob hashes "
+	    "to %.19s..., not to its name: what the registry sent was "
+	    "tampered with or damaged", text.text);
+	layout_quarantine(l);
+	device_fail_all(l);
+	notice("device-failed", &l->blob, "%s", l->last_error);
+	pull_over(l);
+}
+
+static void
+digest_done(struct job *job)
+{
+	struct layout *l = job->layout;
+
+	l->digesting = false;
+	l->digest_job = NULL;
+	if (job->result == -EBADMSG)
+		found_rotten(l, job->bad);
+	else if (job->result == -EINTR)
+		;	/* stopping: done again at the next start */
+	else if (job->result < 0)
+		log_err("read %s/%s back: %s", l->host, l->repo,
+		    strerror(-job->result));
+	else if (digest_equal(&job->digest, &l->blob))
+		found_complete(l);
+	else
+		found_wrong(l, &job->digest);
+	free(job->bad);
+	free(job);
+	open_layout_changed(l);
+	layout_put(l);
+}
+
+void
+finish_check(struct layout *l)
+{
+	struct job *job;
+
+	if (l->complete || l->failed || l->digesting ||
+	    l->n_durable < l->n_units || l->n_fills > 0)
+		return;
+	job = calloc(1, sizeof(*job));
+	if (!job)
+		return;
+	job->kind = JOB_DIGEST;
+	job->done = digest_done;
+	job->layout = l;
+	job->bad = calloc(1, l->n_units);
+	if (!job->bad) {
+		free(job);
+		return;
+	}
+	l->digesting = true;
+	l->digest_job = job;
+	l->refs++;
+	work_submit(job);
+}

@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * cached: owns the store.  It has no network, no device and no path but its
+ * directory, and believes nothing but SHA-256.  This file: what it may do, what
+ * it may be asked and by whom, and its links.
+ */
+#include <errno.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "base/own.h"
+#include "cached/cached.h"
+#include "policy/policy.h"
+
+static const struct policy policy = {
+	.process = "cached",
+	.user = "_shedcache",
+	.words = "stdio event unix threads pread store shm",
+	.files = 16384,		/* four a layout, three a device */
+	.file_size = DEVICE_SIZE_MAX + (1 << 20),
+};
+
+#define TICK_MS		50
+
+static void link_closed(void *owner, struct ipc_link *link, int why);
+
+/* From devd-io: io_table in device.c. */
+static const struct ipc_rule rules[] = {
+	{ SUITE_BODY(OPEN), "open", PEER_CONTROL, PHASE_ANY, false, false, on_open },
+	{ SUITE_BODY(CANCEL_OPEN), "cancel_open", PEER_CONTROL, PHASE_ANY, false, false, on_cancel_open },
+	{ SUITE_BODY(INSPECT), "inspect", PEER_CONTROL, PHASE_ANY, false, false, on_inspect },
+	{ SUITE_BODY(LIST_IMAGES), "list_images", PEER_CONTROL, PHASE_ANY, false, false, on_list_images },
+	{ SUITE_BODY(MAP_CELLS), "map_cells", PEER_CONTROL, PHASE_ANY, false, false, on_map_cells },
+	{ SUITE_BODY(MANIFEST), "manifest", PEER_FETCHERD, PHASE_ANY, false, true, on_manifest },
+	{ SUITE_BODY(BLOB_INFO), "blob_info", PEER_FETCHERD, PHASE_ANY, false, false, on_blob_info },
+	{ SUITE_BODY(DATA), "data", PEER_FETCHERD, PHASE_ANY, false, true, on_data },
+	{ SUITE_BODY(FETCH_DONE), "fetch_done", PEER_FETCHERD, PHASE_ANY, false, false, on_fetch_done },
+};
+static const struct ipc_table table = {
+	.frame = &suite__frame__descriptor,
+	.rules = rules,
+	.n_rules = ARRAY_LEN(rules),
+	.closed = link_closed,
+};
+
+struct event_base *loop;
+struct parent_link *parent;
+struct ipc_link *control_link, *fetcherd_link;
+static int store_fd = -1;
+
+uint64_t
+now_ms(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
+
+void
+notice(const char *kind, const struct digest *blob, const char *fmt, ...)
+{
+	struct digest_text digest = digest_to_text(blob);
+	Suite__Notice m = SUITE__NOTICE__INIT;
+	char text[512];
+	va_list args;
+
+	va_start(args, fmt);
+	vsnprintf(text, sizeof(text), fmt, args);
+	va_end(args);
+	log_warn("%s %.19s: %s", kind, digest.text, text);
+	if (!control_link)
+		return;
+	m.kind = (char *)kind;
+	m.blob_digest.data = (uint8_t *)blob->bytes;
+	m.blob_digest.len = DIGEST_LEN;
+	m.text = text;
+	ipc_send(control_link, 0, SUITE_BODY(NOTICE), &m, NULL, 0, -1);
+}
+
+static void
+control_down(void)
+{
+	ipc_free(take_ptr(control_link));
+	open_forget_all();
+}
+
+static void
+link_closed(void *owner, struct ipc_link *link, int why)
+{
+	struct parent_msg msg = { .type = CHILD_BROKEN,
+		.peer = ipc_peer(link) };
+
+	(void)owner;
+	if (why == -EPROTO)
+		parent_send(parent, &msg, -1);
+	if (link == fetcherd_link)
+		fetch_link_down();
+	else if (link == control_link)
+		control_down();
+}
+
+/* ---- from the parent ---- */
+
+static void
+on_conf(const struct parent_msg *msg, int fd)
+{
+	(void)msg;
+	fd_close(fd);		/* nothing in it is for this process yet */
+}
+
+static void
+on_store_lock(const struct parent_msg *msg, int fd)
+{
+	(void)msg;
+	(void)fd;		/* held open until this process ends */
+}
+
+/* The store is the last thing that this process is given before it may begin:
+ * it enters its policy here. */
+static void
+on_store(const struct parent_msg *msg, int fd)
+{
+	struct policy_path path = { .dirfd = fd, .write = true };
+
+	(void)msg;
+	store_fd = fd;
+	policy_enter(&policy, &path, 1);
+	work_start();
+	store_open(fd);
+	image_load_all();
+}
+
+static void
+on_device(const struct parent_msg *msg, int fd)
+{
+	device_add(&msg->device, fd);
+}
+
+static void
+on_go(const struct parent_msg *msg, int fd)
+{
+	struct parent_msg ready = { .type = CHILD_READY };
+
+	(void)msg;
+	(void)fd;
+	parent_send(parent, &ready, -1);
+}
+
+static void
+on_peer(const struct parent_msg *msg, int fd)
+{
+	if (msg->peer == PEER_IO) {
+		device_link(&msg->device, fd);
+		return;
+	}
+	if (msg->peer == PEER_FETCHERD) {
+		if (fetcherd_link)
+			fetch_link_down();
+		fetcherd_link = ipc_new(loop, fd, &table, PEER_FETCHERD, NULL);
+		if (fetcherd_link)
+			fetch_link_up();
+		return;
+	}
+	control_down();
+	control_link = ipc_new(loop, fd, &table, PEER_CONTROL, NULL);
+}
+
+static void
+on_gone(const struct parent_msg *msg, int fd)
+{
+	(void)fd;
+	device_gone(&msg->device);
+}
+
+static const struct parent_rule parent_rules[] = {
+	{ PARENT_CONF, true, on_conf },
+	{ PARENT_STORE_LOCK, true, on_store_lock },
+	{ PARENT_STORE, true, on_store },
+	{ PARENT_DEVICE, true, on_device },
+	{ PARENT_GO, false, on_go },
+	{ PARENT_PEER, true, on_peer },
+	{ PARENT_GONE, false, on_gone },
+};
+
+/* The parent is gone or wants us to end: what was received is made durable. */
+static void
+finish(void)
+{
+	atomic_store(&work_stopping, true);
+	if (store_fd >= 0) {
+		work_drain();
+		sync_flush_all();
+	}
+	_Exit(0);
+}
+
+static void
+tick(evutil_socket_t fd, short what, void *arg)
+{
+	(void)fd;
+	(void)what;
+	(void)arg;
+	bool more = open_tick();
+
+	if (device_tick() || more)
+		tick_soon();
+}
+
+void
+tick_soon(void)
+{
+	static struct event *ticker;
+	struct timeval soon = { 0, TICK_MS * 1000 };
+
+	if (!ticker)
+		ticker = evtimer_new(loop, tick, NULL);
+	if (!ticker || (!evtimer_pending(ticker, NULL) &&
+	    evtimer_add(ticker, &soon) < 0))
+		log_die("no memory for a timer");
+}
+
+int
+main(int argc, char **argv)
+{
+	log_init("cached");
+	if (argc > 1 && strcmp(argv[1], "--messages") == 0) {
+		ipc_print_table("cached", &table);
+		ipc_print_table("cached", &io_table);
+		return 0;
+	}
+	loop = event_base_new();
+	if (!loop)
+		log_die("no event base");
+	parent = parent_attach(loop, parent_rules, ARRAY_LEN(parent_rules),
+	    finish);
+	event_base_dispatch(loop);
+	return 0;
+}

@@ -1,0 +1,513 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * What there is: ls, status, images, map, health.  Numbers of layouts come
+ * from cached, those of reads from each device's statistics page.  A query
+ * collects cached's answers, and is answered without them when cached is away
+ * or slow: an answer with old numbers beats none.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/own.h"
+#include "devd/control.h"
+
+#define MAP_CELLS	640	/* 80 x 8, as CLI.md draws them */
+#define ROWS_A_FRAME	100	/* each at most about 1.2 KiB */
+#define DEVICES_A_FRAME	16	/* each with its consumers' names */
+#define CONSUMERS_SHOWN	32	/* of one device */
+
+enum query_kind { QUERY_LIST, QUERY_STATUS, QUERY_HEALTH, QUERY_IMAGES,
+    QUERY_MAP };
+
+struct row {
+	CTL(ImagesReply__Row) row;
+	char image[IMAGE_TEXT_MAX + 1];
+	struct digest_text image_digest, digest;
+};
+
+struct query {
+	TAILQ_ENTRY(query) entry;
+	enum query_kind kind;
+	uint64_t id;		/* of its requests to cached */
+	struct client *client;
+	uint64_t request;
+	char name[256];
+	unsigned pending;
+	struct event *slow;
+	struct row *rows;
+	size_t n_rows;
+};
+
+static TAILQ_HEAD(, query) queries = TAILQ_HEAD_INITIALIZER(queries);
+static uint64_t last_id;
+
+static void
+query_free(struct query *q)
+{
+	TAILQ_REMOVE(&queries, q, entry);
+	if (q->slow)
+		event_free(q->slow);
+	free(q->rows);
+	free(q);
+}
+
+/* ---- one device as a message ---- */
+
+struct shown {
+	CTL(Device) m;
+	struct digest_text image_digest, digest;
+	char path[512], chain[512], error[256];
+	char *names[ALIASES_MAX], *consumers[CONSUMERS_SHOWN];
+};
+
+static Shedstream__Control__V1__Device__State
+shown_state(const struct device *d)
+{
+	if (d->failed || d->layout.failed ||
+	    (d->state == DEVICE_WANTED && d->last_error[0]))
+		return SHEDSTREAM__CONTROL__V1__DEVICE__STATE__FAILED;
+	if (d->state == DEVICE_ENDING || device_draining(d))
+		return SHEDSTREAM__CONTROL__V1__DEVICE__STATE__DRAINING;
+	if (d->layout.complete)
+		return SHEDSTREAM__CONTROL__V1__DEVICE__STATE__COMPLETE;
+	if (d->layout.completing)
+		return SHEDSTREAM__CONTROL__V1__DEVICE__STATE__COMPLETING;
+	return SHEDSTREAM__CONTROL__V1__DEVICE__STATE__LAZY;
+}
+
+static void
+show_layout(CTL(Device) *m, const struct device *d)
+{
+	const Suite__Layout *l = &d->layout;
+
+	m->network_free = l->network_free;
+	m->chunks_total = map_units(d->spec.size, d->spec.unit);
+	m->chunks_present = l->units_present;
+	m->bytes_present = l->bytes_present;
+	m->bytes_fetched = l->bytes_fetched;
+	m->requests_sent = l->requests_sent;
+	m->requests_retried = l->requests_retried;
+	m->requests_failed = l->requests_failed;
+	m->stalled_reads = l->stalled_reads;
+}
+
+static void
+show_stats(CTL(Device) *m, const struct stats *stats)
+{
+	if (!stats)
+		return;
+	m->reads_hot = atomic_load(&stats->reads_hot);
+	m->reads_cold = atomic_load(&stats->reads_cold);
+	m->bytes_served = atomic_load(&stats->bytes_served);
+}
+
+static const char *
+chain_text(uint32_t rung)
+{
+	switch (rung) {
+	case CTL_RUNG(TRANSPORT):
+		return "nothing but the transport";
+	case CTL_RUNG(COMPLETE):
+		return "transport until complete, then the erofs digest of "
+		    "the manifest";
+	default:
+		return "manifest digest, then the erofs digest of the whole "
+		    "blob before the first byte";
+	}
+}
+
+static void
+show(struct shown *s, struct device *d)
+{
+	CTL(Device) *m = &s->m;
+	struct consumer *c;
+
+	shedstream__control__v1__device__init(m);
+	s->image_digest = digest_to_text(&d->spec.image);
+	s->digest = digest_to_text(&d->spec.blob);
+	device_uri(d, d->spec.name, s->path, sizeof(s->path));
+	snprintf(s->error, sizeof(s->error), "%s", d->last_error[0] ?
+	    d->last_error : d->layout_error);
+	m->name = d->spec.name;
+	for (; m->n_aliases < d->n_aliases; m->n_aliases++)
+		s->names[m->n_aliases] = d->aliases[m->n_aliases];
+	m->aliases = s->names;
+	m->image = d->image;
+	m->image_digest = s->image_digest.text;
+	m->digest = s->digest.text;
+	m->size = d->spec.size;
+	m->path = d->state == DEVICE_READY ? s->path : (char *)"";
+	m->present = d->spec.present;
+	m->rung = d->spec.rung;
+	m->state = shown_state(d);
+	m->last_error = s->error;
+	m->worker_restarts = d->spec.restarts;
+	m->chain = (char *)chain_text(d->spec.rung);
+	m->consumers = s->consumers;
+	TAILQ_FOREACH(c, &d->consumers, entry)
+		if (m->n_consumers < CONSUMERS_SHOWN)
+			s->consumers[m->n_consumers++] = c->text;
+	show_layout(m, d);
+	show_stats(m, d->stats);
+}
+
+static void
+send_devices(struct query *q, struct shown *shown, size_t n, bool more)
+{
+	CTL(Devices) m = SHEDSTREAM__CONTROL__V1__DEVICES__INIT;
+	CTL(Device) *list[DEVICES_A_FRAME];
+
+	for (size_t i = 0; i < n; i++)
+		list[i] = &shown[i].m;
+	m.devices = list;
+	m.n_devices = n;
+	m.more = more;
+	reply(q->client, q->request, CTL_BODY(DEVICES), &m);
+}
+
+static void
+answer_list(struct query *q)
+{
+	_cleanup_free_ struct shown *shown = calloc(DEVICES_A_FRAME,
+	    sizeof(*shown));
+	struct device *d;
+	size_t n = 0;
+
+	if (!shown)
+		return;
+	TAILQ_FOREACH(d, &devices, entry) {
+		if (n == DEVICES_A_FRAME) {
+			send_devices(q, shown, n, true);
+			n = 0;
+		}
+		show(&shown[n++], d);
+	}
+	send_devices(q, shown, n, false);
+}
+
+static void
+answer_status(struct query *q)
+{
+	_cleanup_free_ struct shown *shown = calloc(1, sizeof(*shown));
+	struct device *d = device_by_name(q->name);
+
+	if (!d) {
+		reply_error(q->client, q->request, CTL_CODE(BAD_REQUEST),
+		    false, "no device is called %s; shedctl ls shows those "
+		    "there are", q->name);
+		return;
+	}
+	if (!shown)
+		return;
+	show(shown, d);
+	send_devices(q, shown, 1, false);
+}
+
+static void
+answer_health(struct query *q)
+{
+	CTL(HealthReply) m = SHEDSTREAM__CONTROL__V1__HEALTH_REPLY__INIT;
+	char text[512] = "ok";
+	struct device *d;
+
+	m.ok = true;
+	if (q->pending > 0 || !cached_link) {
+		m.ok = false;
+		snprintf(text, sizeof(text), "cached does not answer; see the "
+		    "log");
+	}
+	TAILQ_FOREACH(d, &devices, entry) {
+		if (!m.ok)
+			break;
+		m.ok = !d->layout.stalled_reads && shown_state(d) !=
+		    SHEDSTREAM__CONTROL__V1__DEVICE__STATE__FAILED;
+		if (!m.ok)
+			snprintf(text, sizeof(text), "device %s: %s%s",
+			    d->spec.name, d->layout.stalled_reads ?
+			    "reads wait: " : "", d->last_error[0] ?
+			    d->last_error : d->layout_error);
+	}
+	m.text = text;
+	reply(q->client, q->request, CTL_BODY(HEALTH_REPLY), &m);
+}
+
+static void
+answer_images(struct query *q)
+{
+	CTL(ImagesReply__Row) *list[ROWS_A_FRAME];
+	size_t at = 0;
+
+	do {
+		CTL(ImagesReply) m = SHEDSTREAM__CONTROL__V1__IMAGES_REPLY__INIT;
+
+		m.images = list;
+		while (at < q->n_rows && m.n_images < ROWS_A_FRAME) {
+			struct row *r = &q->rows[at++];
+
+			r->row.image = r->image;
+			r->row.image_digest = r->image_digest.text;
+			r->row.digest = r->digest.text;
+			list[m.n_images++] = &r->row;
+		}
+		m.more = at < q->n_rows;
+		reply(q->client, q->request, CTL_BODY(IMAGES_REPLY), &m);
+	} while (at < q->n_rows);
+}
+
+static void
+query_answer(struct query *q)
+{
+	switch (q->kind) {
+	case QUERY_LIST:
+		answer_list(q);
+		break;
+	case QUERY_STATUS:
+		answer_status(q);
+		break;
+	case QUERY_HEALTH:
+		answer_health(q);
+		break;
+	case QUERY_IMAGES:
+		answer_images(q);
+		break;
+	case QUERY_MAP:
+		reply_error(q->client, q->request, CTL_CODE(BUSY), true,
+		    "cached does not answer; see shedctl health");
+		break;
+	}
+	query_free(q);
+}
+
+/* ---- asking cached ---- */
+
+static void
+query_slow(evutil_socket_t fd, short what, void *arg)
+{
+	(void)fd;
+	(void)what;
+	query_answer(arg);
+}
+
+static struct query *
+query_new(enum query_kind kind, struct client *c, uint64_t request,
+    const char *name)
+{
+	struct timeval slow = { ANSWER_MS / 1000, ANSWER_MS % 1000 * 1000 };
+	struct query *q = calloc(1, sizeof(*q));
+
+	if (!q)
+		log_die("no memory for a query");
+	q->kind = kind;
+	q->id = ++last_id;
+	q->client = c;
+	q->request = request;
+	snprintf(q->name, sizeof(q->name), "%s", name);
+	q->slow = evtimer_new(loop, query_slow, q);
+	if (!q->slow || evtimer_add(q->slow, &slow) < 0)
+		log_die("no memory for a timer");
+	TAILQ_INSERT_TAIL(&queries, q, entry);
+	return q;
+}
+
+static struct query *
+query_find(uint64_t id)
+{
+	struct query *q;
+
+	TAILQ_FOREACH(q, &queries, entry)
+		if (q->id == id)
+			return q;
+	return NULL;
+}
+
+void
+queries_client_gone(struct client *c)
+{
+	struct query *q, *next;
+
+	for (q = TAILQ_FIRST(&queries); q; q = next) {
+		next = TAILQ_NEXT(q, entry);
+		if (q->client == c)
+			query_free(q);
+	}
+}
+
+static void
+ask(struct query *q, unsigned type, const void *body)
+{
+	q->pending++;
+	ipc_send(cached_link, q->id, type, body, NULL, 0, -1);
+}
+
+/* Ask for the layouts of one device, or of all. */
+static void
+ask_layouts(struct query *q, struct device *only)
+{
+	struct device *d;
+
+	TAILQ_FOREACH(d, &devices, entry) {
+		Suite__Inspect m = SUITE__INSPECT__INIT;
+
+		if (!cached_link || (only && d != only))
+			continue;
+		m.blob_digest.data = d->spec.blob.bytes;
+		m.blob_digest.len = DIGEST_LEN;
+		ask(q, SUITE_BODY(INSPECT), &m);
+	}
+	if (q->pending == 0)
+		query_answer(q);
+}
+
+void
+on_list(void *owner, struct ipc_link *link, struct ipc_message *msg)
+{
+	(void)link;
+	ask_layouts(query_new(QUERY_LIST, owner, msg->id, ""), NULL);
+}
+
+void
+on_health(void *owner, struct ipc_link *link, struct ipc_message *msg)
+{
+	(void)link;
+	ask_layouts(query_new(QUERY_HEALTH, owner, msg->id, ""), NULL);
+}
+
+void
+on_status(void *owner, struct ipc_link *link, struct ipc_message *msg)
+{
+	const CTL(Status) *m = msg->body;
+	struct query *q = query_new(QUERY_STATUS, owner, msg->id, m->name);
+	struct device *d = device_by_name(q->name);
+
+	(void)link;
+	if (d)
+		ask_layouts(q, d);
+	else
+		query_answer(q);
+}
+
+void
+on_images(void *owner, struct ipc_link *link, struct ipc_message *msg)
+{
+	struct query *q = query_new(QUERY_IMAGES, owner, msg->id, "");
+	Suite__ListImages m = SUITE__LIST_IMAGES__INIT;
+
+	(void)link;
+	if (cached_link)
+		ask(q, SUITE_BODY(LIST_IMAGES), &m);
+	else
+		query_answer(q);
+}
+
+void
+on_map(void *owner, struct ipc_link *link, struct ipc_message *msg)
+{
+	const CTL(Map) *req = msg->body;
+	struct device *d = device_by_name(req->name);
+	Suite__MapCells m = SUITE__MAP_CELLS__INIT;
+	struct query *q;
+
+	(void)link;
+	if (!d) {
+		reply_error(owner, msg->id, CTL_CODE(BAD_REQUEST), false,
+		    "no device is called %.64s; shedctl ls shows those there "
+		    "are", req->name);
+		return;
+	}
+	q = query_new(QUERY_MAP, owner, msg->id, req->name);
+	m.blob_digest.data = d->spec.blob.bytes;
+	m.blob_digest.len = DIGEST_LEN;
+	m.cells = MAP_CELLS;
+	if (cached_link)
+		ask(q, SUITE_BODY(MAP_CELLS), &m);
+	else
+		query_answer(q);
+}
+
+/* ---- its answers ---- */
+
+void
+on_layout(void *owner, struct ipc_link *link, struct ipc_message *msg)
+{
+	const Suite__Layout *m = msg->body;
+	struct query *q = query_find(msg->id);
+	struct digest blob;
+	struct device *d;
+
+	(void)owner;
+	(void)link;
+	if (digest_from_bytes(m->blob_digest.data, m->blob_digest.len,
+	    &blob) < 0)
+		return;
+	TAILQ_FOREACH(d, &devices, entry) {
+		if (!digest_equal(&d->spec.blob, &blob))
+			continue;
+		d->layout = *m;		/* numbers; no pointer of it is used */
+		snprintf(d->layout_error, sizeof(d->layout_error), "%s",
+		    m->last_error);
+	}
+	if (q && --q->pending == 0)
+		query_answer(q);
+}
+
+static void
+row_add(struct query *q, const Suite__ImageRow *m)
+{
+	struct row *r = realloc(q->rows, (q->n_rows + 1) * sizeof(*r));
+	struct digest image, blob;
+	struct device *d;
+
+	if (!r || digest_from_bytes(m->image_digest.data, m->image_digest.len,
+	    &image) < 0 || digest_from_bytes(m->blob_digest.data,
+	    m->blob_digest.len, &blob) < 0) {
+		q->rows = r ? r : q->rows;
+		return;
+	}
+	q->rows = r;
+	r += q->n_rows++;
+	shedstream__control__v1__images_reply__row__init(&r->row);
+	snprintf(r->image, sizeof(r->image), "%s", m->image);
+	r->image_digest = digest_to_text(&image);
+	r->digest = digest_to_text(&blob);
+	r->row.size = m->size;
+	r->row.present = m->bytes_present;
+	r->row.complete = m->complete;
+	r->row.network_free = m->network_free;
+	TAILQ_FOREACH(d, &devices, entry)
+		r->row.attached |= d->n_consumers > 0 &&
+		    digest_equal(&d->spec.image, &image);
+}
+
+void
+on_image_row(void *owner, struct ipc_link *link, struct ipc_message *msg)
+{
+	const Suite__ImageRow *m = msg->body;
+	struct query *q = query_find(msg->id);
+
+	(void)owner;
+	(void)link;
+	if (!q || q->kind != QUERY_IMAGES)
+		return;
+	if (m->last)
+		query_answer(q);
+	else
+		row_add(q, m);
+}
+
+void
+on_cells(void *owner, struct ipc_link *link, struct ipc_message *msg)
+{
+	const Suite__Cells *m = msg->body;
+	CTL(MapReply) r = SHEDSTREAM__CONTROL__V1__MAP_REPLY__INIT;
+	struct query *q = query_find(msg->id);
+
+	(void)owner;
+	(void)link;
+	if (!q || q->kind != QUERY_MAP)
+		return;
+	r.cells = m->cells;
+	reply(q->client, q->request, CTL_BODY(MAP_REPLY), &r);
+	query_free(q);
+}

@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* devd's private declarations, by file. */
+#ifndef DEVD_DEVD_H
+#define DEVD_DEVD_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "base/conf.h"
+#include "ipc/ipc.h"
+#include "ipc/map.h"
+#include "ipc/parent.h"
+#include "policy/policy.h"
+
+struct event;
+struct event_base;
+
+/* ---- main.c: where things are ---- */
+
+struct places {
+	const char *conf;	/* configuration file, may be absent */
+	const char *store;	/* store directory */
+	const char *run;	/* run directory */
+	bool root;		/* system instance, else rootless */
+};
+
+/* ---- parent.c ---- */
+
+/* Run the suite; returns its exit status.  conf is taken. */
+int parent_run(const struct places *places, struct conf *conf, int conf_fd);
+
+/* Remove what a dead instance left in its run directory. */
+int parent_remove_devices(const struct places *places);
+
+/* ---- places.c: directories, sockets and lock files of the parent ---- */
+
+#define SOCKET_PATH_MAX	100	/* sun_path is 104 on macOS; a margin for NUL */
+/* The longest thing below the run directory: "/nbd/" + device id + ".sock". */
+#define RUN_PATH_MAX	(SOCKET_PATH_MAX - 5 - DEVICE_ID_LEN - 5)
+
+/* Make the directories, check owners.  Logs and ends the process on failure. */
+void places_make(const struct places *places, gid_t group);
+/* Lock `file` in dir, waiting up to wait_s for a dying instance to let go.
+ * The descriptor; logs and ends the process when it is held. */
+int places_lock(const char *dir, const char *file, int wait_s,
+    const char *whose);
+/* A listening unix stream socket at path, mode 0600 or 0660 for group.
+ * The descriptor, or -errno. */
+int places_listen(const char *path, bool for_group, gid_t group);
+/* Remove every socket in dir.  An exit status. */
+int places_remove_sockets(const char *dir);
+/* Open read-only; -errno. */
+int places_open_read(const char *path);
+
+/* ---- spawn.c: processes ---- */
+
+struct child {
+	enum ipc_peer peer;
+	const char *program;
+	const char *argument;	/* or NULL */
+	pid_t pid;		/* 0: none */
+	struct parent_link *link;
+	bool ready;
+	uint32_t restarts;
+	char why[128];		/* how the last one ended */
+	double deaths[2];	/* monotonic seconds, latest first */
+	uint32_t backoff_ms;
+	struct event *again;	/* restart timer */
+	void *device;		/* of a worker */
+};
+
+/* Start child's program with one end of a socketpair as CHILD_FD.  Its link is
+ * made with ops and owner = child.  0 or -errno. */
+int spawn_child(struct child *child, struct event_base *base,
+    const struct parent_ops *ops);
+/* It ended: record why, and when it may be started again (ms from now). */
+uint32_t spawn_ended(struct child *child, int status);
+/* Find our own programs' directory; ends the process on failure. */
+void spawn_init(void);
+
+/* ---- control.c ---- */
+
+/* The control process; does not return. */
+void control_run(void) __attribute__((noreturn));
+void control_print_tables(void);
+
+/* ---- names.c: pure ---- */
+
+/* Key of a device as 16 hex digits: SHA-256 over erofs digest, chain root
+ * (the image manifest's digest), rung and presentation. */
+void device_id(const struct digest *blob, const struct digest *image,
+    uint32_t rung, uint32_t present, char id[DEVICE_ID_LEN + 1]);
+/* [a-z0-9._-]{1,63}, not starting with a dot. */
+bool device_name_valid(const char *name);
+const char *rung_name(uint32_t rung);
+const char *present_name(uint32_t present);
+/* 1 to 255 printable bytes; shed's is a path. */
+bool owner_valid(const char *text);
+/* Printable ASCII without '/', 1..max bytes: consumer ids. */
+bool consumer_valid(const char *text, size_t max);
+
+/* ---- attachments.c ---- */
+
+/* The attachments file pair: the newer valid one is the state; a change goes
+ * to the other.  Any crash leaves one of them whole. */
+struct attachments {
+	int fd[2];
+	uint64_t generation;
+	int current;
+};
+
+/* The state as bytes (caller frees), NULL and 0 where there is none yet.
+ * 0 or -errno. */
+int attachments_read(struct attachments *a, uint8_t **state, size_t *len);
+int attachments_write(struct attachments *a, const void *state, size_t len);
+
+#endif

@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * devd-io: presents one device.  No network, no paths; what it reads from it
+ * was given by descriptor: the device's map and statistics page, its listening
+ * socket and its links by the parent, its store files by cached.
+ *
+ *	START --policy, then what the parent hands over--> PARENT_GO --> RUN
+ *
+ * It keeps nothing that a successor would miss.
+ */
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <event2/event.h>
+
+#include "base/log.h"
+#include "base/own.h"
+#include "devd/io.h"
+#include "ipc/parent.h"
+#include "policy/policy.h"
+
+/* What this process may do. */
+static const struct policy policy = {
+	.process = "devd-io",
+	.user = "_sheddev",
+	.words = "stdio event unix accept pread",
+	/* store files, clients, and a few of its own */
+	.files = MAP_SLOTS + NBD_CONNECTIONS + 32,
+	.file_size = 0,
+};
+
+/* What it may be asked: by cached, core_rules at the end of io_core.c; by the
+ * parent: */
+static void on_listen(const struct parent_msg *msg, int fd);
+static void on_peer(const struct parent_msg *msg, int fd);
+static void on_device(const struct parent_msg *msg, int fd);
+static void on_stats(const struct parent_msg *msg, int fd);
+static void on_go(const struct parent_msg *msg, int fd);
+static void on_name(const struct parent_msg *msg, int fd);
+
+static const struct parent_rule rules[] = {
+	{ PARENT_LISTEN, true, on_listen },
+	{ PARENT_PEER, true, on_peer },
+	{ PARENT_DEVICE, true, on_device },
+	{ PARENT_STATS, true, on_stats },
+	{ PARENT_GO, false, on_go },
+	{ CHILD_NAME, false, on_name },
+};
+
+static struct {
+	struct event_base *base;
+	struct parent_link *parent;
+	struct device_spec device;	/* size 0: not given yet */
+	int listener;
+	bool running;
+	/* Names that came before the server was made. */
+	char names[NBD_ALIASES][DEVICE_NAME_MAX + 1];
+	unsigned n_names;
+} io = { .listener = -1 };
+
+static void
+openers_changed(unsigned count)
+{
+	struct parent_msg msg = { .type = CHILD_OPENERS, .peer = PEER_IO,
+		.count = count, .device = io.device };
+
+	parent_send(io.parent, &msg, -1);
+}
+
+/* cached broke the protocol.  What waits goes on with its successor. */
+static void
+cached_broken(const char *why)
+{
+	struct parent_msg msg = { .type = CHILD_BROKEN, .peer = PEER_CACHED };
+
+	log_err("device %s: cached broke the protocol: %s", io.device.name,
+	    why);
+	parent_send(io.parent, &msg, -1);
+}
+
+static void
+on_listen(const struct parent_msg *msg, int fd)
+{
+	(void)msg;
+	if (io.listener >= 0 || fd_nonblock(fd) < 0)
+		log_die("the parent sent a listening socket that won't do");
+	io.listener = fd;
+}
+
+static void
+on_peer(const struct parent_msg *msg, int fd)
+{
+	if (msg->peer != PEER_CACHED)
+		log_die("the parent sent a link to peer %u", msg->peer);
+	core_link(fd);
+}
+
+static void
+on_device(const struct parent_msg *msg, int fd)
+{
+	int r;
+
+	if (io.device.size != 0 || msg->device.size > DEVICE_SIZE_MAX)
+		log_die("the parent sent a device that can't be");
+	r = core_device(msg->device.size, msg->device.unit, fd);
+	if (r < 0)
+		log_die("device %s: its map: %s", msg->device.name,
+		    strerror(-r));
+	io.device = msg->device;
+}
+
+static void
+on_stats(const struct parent_msg *msg, int fd)
+{
+	int r = core_stats(fd);
+
+	(void)msg;
+	if (r < 0)
+		log_die("device %s: its statistics: %s", io.device.name,
+		    strerror(-r));
+}
+
+static void
+name_add(const char *name)
+{
+	int r = nbd_alias(name);
+
+	if (r < 0)
+		log_warn("device %s: not served as %s: %s", io.device.name,
+		    name, strerror(-r));
+}
+
+static void
+on_name(const struct parent_msg *msg, int fd)
+{
+	(void)fd;
+	if (io.running)
+		name_add(msg->device.name);
+	else if (io.n_names < NBD_ALIASES)
+		strcpy(io.names[io.n_names++], msg->device.name);
+}
+
+static void
+on_go(const struct parent_msg *msg, int fd)
+{
+	struct parent_msg ready = { .type = CHILD_READY, .peer = PEER_IO,
+		.count = (uint32_t)getpid(), .device = io.device };
+
+	(void)msg;
+	(void)fd;
+	if (io.running || io.listener < 0 || !core_complete())
+		log_die("the parent said go too early, or again");
+	nbd_init(io.base, io.listener, io.device.name, openers_changed);
+	io.running = true;
+	for (unsigned i = 0; i < io.n_names; i++)
+		name_add(io.names[i]);
+	if (nbd_start() < 0)
+		log_die("device %s: can't listen", io.device.name);
+	parent_send(io.parent, &ready, -1);
+}
+
+int
+main(int argc, char **argv)
+{
+	log_init("devd-io");
+	if (argc == 2 && strcmp(argv[1], "--messages") == 0) {
+		ipc_print_table("devd-io", &core_table);
+		return 0;
+	}
+	if (argc == 2 && strcmp(argv[1], "--version") == 0) {
+		printf("devd-io %s\n", VERSION);
+		return 0;
+	}
+	signal(SIGPIPE, SIG_IGN);
+	io.base = event_base_new();
+	if (!io.base)
+		log_die("no event base");
+	core_init(io.base, cached_broken);
+	io.parent = parent_attach(io.base, rules, ARRAY_LEN(rules), NULL);
+	policy_enter(&policy, NULL, 0);
+	event_base_dispatch(io.base);
+	return 1;
+}

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Names of devices, rungs and consumers.  Pure. */
+#include <string.h>
+
+#include "devd/devd.h"
+
+void
+device_id(const struct digest *blob, const struct digest *image,
+    uint32_t rung, uint32_t present, char id[DEVICE_ID_LEN + 1])
+{
+	uint8_t key[2 * DIGEST_LEN + 2];
+	struct digest d;
+	struct digest_hex hex;
+
+	memcpy(key, blob->bytes, DIGEST_LEN);
+	memcpy(key + DIGEST_LEN, image->bytes, DIGEST_LEN);
+	key[2 * DIGEST_LEN] = (uint8_t)rung;
+	key[2 * DIGEST_LEN + 1] = (uint8_t)present;
+	d = digest_of(key, sizeof(key));
+	hex = digest_to_hex(&d);
+	memcpy(id, hex.text, DEVICE_ID_LEN);
+	id[DEVICE_ID_LEN] = '\0';
+}
+
+bool
+device_name_valid(const char *name)
+{
+	size_t len = strlen(name);
+
+	return len >= 1 && len <= DEVICE_NAME_MAX && name[0] != '.' &&
+	    strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789._-") == len;
+}
+
+const char *
+rung_name(uint32_t rung)
+{
+	static const char *const names[] = { "default", "transport",
+		"complete", "whole", "chunk" };
+
+	return rung < 5 ? names[rung] : "unknown";
+}
+
+const char *
+present_name(uint32_t present)
+{
+	static const char *const names[] = { "auto", "nbd", "file", "ublk",
+		"plain" };
+
+	return present < 5 ? names[present] : "unknown";
+}
+
+static bool
+printable(const char *text, size_t max, char lowest)
+{
+	size_t len = strlen(text);
+
+	for (const char *p = text; *p; p++)
+		if (*p < lowest || *p > 0x7e)
+			return false;
+	return len >= 1 && len <= max;
+}
+
+bool
+owner_valid(const char *text)
+{
+	return printable(text, 255, ' ');
+}
+
+bool
+consumer_valid(const char *text, size_t max)
+{
+	return printable(text, max, '!') && !strchr(text, '/');
+}

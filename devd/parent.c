@@ -1,0 +1,728 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * devd's parent: the only privileged code.  It holds descriptors, starts the
+ * other programs and restarts one that dies, and wires them:
+ *
+ *	control ---- cached ---- fetcherd
+ *	               |
+ *	            devd-io, one per device
+ *
+ * Each line is a socketpair made here and handed to both ends, again after
+ * every restart.  It also keeps what must outlive a child: the listening
+ * sockets, the attachments files, each device's map and statistics.  It reads
+ * nothing but fixed-size structs of its children, and never opens, stats or
+ * reads what the suite presents.
+ */
+#define _GNU_SOURCE
+#include <sys/queue.h>
+#include <sys/wait.h>
+
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <event2/event.h>
+
+#include "base/log.h"
+#include "base/own.h"
+#include "base/shm.h"
+#include "devd/devd.h"
+
+#define STOP_WAIT_S	30	/* cached syncs what it has; then SIGKILL */
+#define START_RETRY_MS	1000	/* after fork itself failed */
+#define STORE_LOCK_WAIT_S 30	/* as long as a dying cached may take */
+
+struct device {
+	TAILQ_ENTRY(device) entry;
+	struct device_spec spec;
+	struct child worker;
+	int map, stats, listener;
+	char path[SOCKET_PATH_MAX + 1];
+	bool announced;		/* control knows it as made */
+	bool ending;		/* gone when its worker is */
+};
+
+static struct event_base *base;
+static const struct places *places;
+static struct conf *conf;
+static int conf_fd, control_socket, store_dir, store_lock, state_fd[2];
+static gid_t group;
+static bool stopping, announced_ready;
+static TAILQ_HEAD(, device) devices = TAILQ_HEAD_INITIALIZER(devices);
+
+static struct child control = { .peer = PEER_CONTROL, .program = "devd",
+	.argument = "--control" };
+static struct child cached = { .peer = PEER_CACHED, .program = "cached" };
+static struct child fetcherd = { .peer = PEER_FETCHERD,
+	.program = "fetcherd" };
+static struct child *const daemons[] = { &cached, &fetcherd, &control };
+
+static void child_start(struct child *child);
+static void device_free(struct device *dev);
+
+/* ---- sending ---- */
+
+/* fd stays ours: a duplicate is sent. */
+static void
+give(struct child *to, enum parent_type type, const struct parent_msg *msg,
+    int fd)
+{
+	struct parent_msg m = *msg;
+	int copy = -1;
+
+	if (!to->link)
+		return;
+	m.type = type;
+	if (fd >= 0) {
+		copy = fd_duplicate(fd);
+		if (copy < 0) {
+			log_err("duplicate a descriptor for %s: %s",
+			    to->program, strerror(-copy));
+			return;
+		}
+	}
+	parent_send(to->link, &m, copy);
+}
+
+/* A new link between two children; each gets one end. */
+static void
+wire(struct child *a, struct child *b, const struct device_spec *spec)
+{
+	struct parent_msg msg = { .type = PARENT_PEER };
+	int pair[2];
+
+	if (!a->link || !b->link)
+		return;
+	if (spec)
+		msg.device = *spec;
+	if (fd_pair(pair) < 0) {
+		log_err("link %s and %s: %s", a->program, b->program,
+		    strerror(errno));
+		return;
+	}
+	msg.peer = b->peer;
+	parent_send(a->link, &msg, pair[0]);
+	msg.peer = a->peer;
+	parent_send(b->link, &msg, pair[1]);
+}
+
+static void
+tell_control(const struct child *child)
+{
+	struct parent_msg msg = { .peer = child->peer,
+		.status = (int32_t)child->pid, .count = child->restarts };
+	const struct device *dev = child->device;
+
+	if (dev)
+		msg.device = dev->spec;
+	snprintf(msg.text, sizeof(msg.text), "%s", child->why);
+	give(&control, PARENT_CHILD, &msg, -1);
+}
+
+/* ---- what each child needs to begin ---- */
+
+static void
+give_file(struct child *to, enum parent_type type, const char *host,
+    const char *path)
+{
+	struct parent_msg msg = { 0 };
+	_cleanup_close_ int fd = -1;
+
+	if (!path)
+		return;
+	fd = places_open_read(path);
+	if (fd < 0) {
+		log_err("open %s: %s; fetches that need it will fail", path,
+		    strerror(-fd));
+		return;
+	}
+	snprintf(msg.text, sizeof(msg.text), "%s", host);
+	give(to, type, &msg, fd);
+}
+
+static void
+setup_fetcherd(void)
+{
+	give_file(&fetcherd, PARENT_CA, "", conf->ca);
+	for (size_t i = 0; i < conf->n_registries; i++) {
+		const struct conf_registry *reg = &conf->registries[i];
+
+		give_file(&fetcherd, PARENT_CA, reg->host, reg->ca);
+		give_file(&fetcherd, PARENT_AUTH, reg->host, reg->auth_file);
+	}
+}
+
+static void
+setup_cached(void)
+{
+	struct parent_msg msg = { 0 };
+	struct device *dev;
+
+	give(&cached, PARENT_STORE_LOCK, &msg, store_lock);
+	give(&cached, PARENT_STORE, &msg, store_dir);
+	TAILQ_FOREACH(dev, &devices, entry) {
+		msg.device = dev->spec;
+		give(&cached, PARENT_DEVICE, &msg, dev->map);
+	}
+}
+
+static void
+announce_device(struct device *dev)
+{
+	struct parent_msg msg = { .device = dev->spec };
+	_cleanup_close_ int stats = shm_readonly(dev->stats);
+
+	if (stats < 0) {
+		log_err("device %s: reopen its statistics: %s", dev->spec.id,
+		    strerror(-stats));
+		return;
+	}
+	dev->announced = true;
+	give(&control, PARENT_DEVICE, &msg, stats);
+}
+
+static void
+setup_control(void)
+{
+	struct parent_msg msg = { 0 };
+	struct device *dev;
+
+	snprintf(msg.text, sizeof(msg.text), "%s", places->run);
+	give(&control, PARENT_LISTEN, &msg, control_socket);
+	for (msg.count = 0; msg.count < 2; msg.count++)
+		give(&control, PARENT_STATE, &msg, state_fd[msg.count]);
+	for (size_t i = 0; i < ARRAY_LEN(daemons); i++)
+		tell_control(daemons[i]);
+	TAILQ_FOREACH(dev, &devices, entry)
+		if (dev->announced)
+			announce_device(dev);
+}
+
+static void
+setup_worker(struct device *dev)
+{
+	struct parent_msg msg = { .device = dev->spec };
+	_cleanup_close_ int map = shm_readonly(dev->map);
+
+	if (map < 0) {
+		log_err("device %s: reopen its map: %s", dev->spec.id,
+		    strerror(-map));
+		return;		/* the worker never becomes ready */
+	}
+	give(&dev->worker, PARENT_DEVICE, &msg, map);
+	give(&dev->worker, PARENT_STATS, &msg, dev->stats);
+	give(&dev->worker, PARENT_LISTEN, &msg, dev->listener);
+}
+
+/* Links to the children that live already. */
+static void
+wire_child(struct child *child)
+{
+	struct device *dev = child->device;
+
+	if (dev) {
+		wire(&cached, child, &dev->spec);
+		return;
+	}
+	if (child != &fetcherd)
+		wire(&control, &cached, NULL);
+	if (child == &control)
+		return;
+	wire(&cached, &fetcherd, NULL);
+	if (child == &cached)
+		TAILQ_FOREACH(dev, &devices, entry)
+			wire(&cached, &dev->worker, &dev->spec);
+}
+
+static void
+child_setup(struct child *child)
+{
+	struct parent_msg msg = { 0 };
+
+	if (!child->device)
+		give(child, PARENT_CONF, &msg, conf_fd);
+	if (child == &fetcherd)
+		setup_fetcherd();
+	else if (child == &cached)
+		setup_cached();
+	else if (child == &control)
+		setup_control();
+	else
+		setup_worker(child->device);
+	if (child == &cached) {
+		give(child, PARENT_GO, &msg, -1);
+		wire_child(child);
+		return;
+	}
+	wire_child(child);
+	give(child, PARENT_GO, &msg, -1);
+}
+
+/* ---- requests ---- */
+
+static struct device *
+device_find(const char *id)
+{
+	struct device *dev;
+
+	TAILQ_FOREACH(dev, &devices, entry)
+		if (strcmp(dev->spec.id, id) == 0)
+			return dev;
+	return NULL;
+}
+
+static int
+device_objects(struct device *dev)
+{
+	int r;
+
+	dev->map = shm_object("shedstream-map",
+	    map_size(dev->spec.size, dev->spec.unit));
+	if (dev->map < 0)
+		return dev->map;
+	dev->stats = shm_object("shedstream-stats", STATS_SIZE);
+	if (dev->stats < 0)
+		return dev->stats;
+	r = snprintf(dev->path, sizeof(dev->path), "%s/nbd/%s.sock",
+	    places->run, dev->spec.id);
+	if ((size_t)r >= sizeof(dev->path))
+		return -ENAMETOOLONG;
+	dev->listener = places_listen(dev->path, places->root, group);
+	return dev->listener < 0 ? dev->listener : 0;
+}
+
+static bool
+spec_valid(const struct device_spec *spec)
+{
+	return strlen(spec->id) == DEVICE_ID_LEN &&
+	    strspn(spec->id, "0123456789abcdef") == DEVICE_ID_LEN &&
+	    spec->size > 0 && spec->size <= DEVICE_SIZE_MAX &&
+	    spec->unit >= MAP_BLOCK && spec->unit % MAP_BLOCK == 0;
+}
+
+static int
+device_make(const struct device_spec *spec)
+{
+	struct parent_msg msg = { .device = *spec };
+	struct device *dev;
+	unsigned n = 0;
+	int r;
+
+	if (!spec_valid(spec))
+		return -EINVAL;
+	TAILQ_FOREACH(dev, &devices, entry)
+		n++;
+	if (n >= conf->max_devices || n >= DEVICES_MAX)
+		return -ENOSPC;
+	if (device_find(spec->id))
+		return -EEXIST;
+	dev = calloc(1, sizeof(*dev));
+	if (!dev)
+		return -ENOMEM;
+	dev->spec = *spec;
+	dev->map = dev->stats = dev->listener = -1;
+	dev->worker = (struct child){ .peer = PEER_IO, .program = "devd-io",
+		.device = dev };
+	TAILQ_INSERT_TAIL(&devices, dev, entry);
+	r = device_objects(dev);
+	if (r < 0) {
+		device_free(dev);
+		return r;
+	}
+	give(&cached, PARENT_DEVICE, &msg, dev->map);
+	child_start(&dev->worker);
+	return 0;
+}
+
+static void
+on_create(const struct parent_msg *req)
+{
+	struct parent_msg msg = { .device = req->device };
+
+	msg.status = device_make(&req->device);
+	if (msg.status < 0) {
+		log_err("make device %s: %s", req->device.id,
+		    strerror(-msg.status));
+		give(&control, PARENT_FAILED, &msg, -1);
+	}
+}
+
+static void
+device_free(struct device *dev)
+{
+	struct parent_msg msg = { .device = dev->spec };
+
+	TAILQ_REMOVE(&devices, dev, entry);
+	give(&cached, PARENT_GONE, &msg, -1);
+	give(&control, PARENT_GONE, &msg, -1);
+	parent_link_free(dev->worker.link);
+	if (dev->worker.again)
+		event_free(dev->worker.again);
+	fd_close(dev->map);
+	fd_close(dev->stats);
+	fd_close(dev->listener);
+	free(dev);
+}
+
+/* The device's map is dead once the worker is: device_free() then. */
+static void
+device_end(struct device *dev)
+{
+	dev->announced = false;
+	dev->ending = true;
+	unlink(dev->path);
+	if (dev->worker.pid > 0)
+		kill(dev->worker.pid, SIGKILL);
+	else
+		device_free(dev);
+}
+
+static void
+on_destroy(const struct parent_msg *req)
+{
+	struct device *dev = device_find(req->device.id);
+
+	if (dev)
+		device_end(dev);
+}
+
+static void
+on_name(const struct parent_msg *req)
+{
+	struct device *dev = device_find(req->device.id);
+
+	if (dev)
+		give(&dev->worker, CHILD_NAME, req, -1);
+}
+
+static void
+on_broken(struct child *from, const struct parent_msg *req)
+{
+	struct child *bad = NULL;
+	struct device *dev;
+
+	for (size_t i = 0; i < ARRAY_LEN(daemons); i++)
+		if (daemons[i]->peer == req->peer)
+			bad = daemons[i];
+	if (req->peer == PEER_IO) {
+		dev = device_find(req->device.id);
+		bad = dev ? &dev->worker : NULL;
+	}
+	if (!bad || bad->pid <= 0)
+		return;
+	log_err("%s says that %s broke the protocol: ending it",
+	    from->program, bad->program);
+	kill(bad->pid, SIGKILL);
+}
+
+/* ---- a child's life ---- */
+
+static void
+stop(void)
+{
+	struct timeval wait = { STOP_WAIT_S, 0 };
+	struct device *dev;
+
+	if (stopping)
+		return;
+	stopping = true;
+	log_info("stopping");
+	/* A child ends when its link does; cached first syncs what it has. */
+	for (size_t i = 0; i < ARRAY_LEN(daemons); i++)
+		parent_link_free(take_ptr(daemons[i]->link));
+	TAILQ_FOREACH(dev, &devices, entry)
+		parent_link_free(take_ptr(dev->worker.link));
+	event_base_loopexit(base, &wait);
+}
+
+static void
+on_ready(struct child *child)
+{
+	struct device *dev = child->device;
+	bool all = true;
+
+	child->ready = true;
+	tell_control(child);
+	if (dev && !dev->announced)
+		announce_device(dev);
+	for (size_t i = 0; i < ARRAY_LEN(daemons); i++)
+		all = all && daemons[i]->ready;
+	if (all && !announced_ready) {
+		announced_ready = true;
+		log_info("ready");
+	}
+}
+
+static void
+child_message(void *owner, const struct parent_msg *msg, int passed)
+{
+	struct child *child = owner;
+	_cleanup_close_ int fd = passed;	/* no request carries one */
+
+	if (msg->type == CHILD_READY)
+		on_ready(child);
+	else if (msg->type == CHILD_BROKEN)
+		on_broken(child, msg);
+	else if (msg->type == CHILD_OPENERS && child->device)
+		give(&control, PARENT_OPENERS, &(struct parent_msg){
+		    .device = ((struct device *)child->device)->spec,
+		    .count = msg->count }, -1);
+	else if (child == &control && msg->type == CHILD_CREATE)
+		on_create(msg);
+	else if (child == &control && msg->type == CHILD_DESTROY)
+		on_destroy(msg);
+	else if (child == &control && msg->type == CHILD_NAME)
+		on_name(msg);
+	else if (child == &control && msg->type == CHILD_SHUTDOWN)
+		stop();
+	else {
+		log_err("%s sent message %u, which it may not: ending it",
+		    child->program, msg->type);
+		kill(child->pid, SIGKILL);
+	}
+}
+
+/* Its link ended before it did: make sure that it ends. */
+static void
+child_closed(void *owner)
+{
+	struct child *child = owner;
+
+	if (child->pid > 0)
+		kill(child->pid, SIGKILL);
+}
+
+static const struct parent_ops child_ops = {
+	.message = child_message,
+	.closed = child_closed,
+};
+
+static void restart_due(evutil_socket_t fd, short what, void *arg);
+
+static void
+child_start_later(struct child *child, uint32_t wait_ms)
+{
+	struct timeval wait = { wait_ms / 1000, wait_ms % 1000 * 1000 };
+
+	if (!child->again)
+		child->again = evtimer_new(base, restart_due, child);
+	if (!child->again || evtimer_add(child->again, &wait) < 0)
+		log_die("no memory for a timer");
+}
+
+static void
+child_start(struct child *child)
+{
+	int r = spawn_child(child, base, &child_ops);
+
+	if (r < 0) {
+		log_err("start %s: %s", child->program, strerror(-r));
+		child_start_later(child, START_RETRY_MS);
+		return;
+	}
+	child_setup(child);
+}
+
+static void
+restart_due(evutil_socket_t fd, short what, void *arg)
+{
+	struct child *child = arg;
+
+	(void)fd;
+	(void)what;
+	if (!stopping)
+		child_start(child);
+}
+
+static struct child *
+child_of_pid(pid_t pid)
+{
+	struct device *dev;
+
+	for (size_t i = 0; i < ARRAY_LEN(daemons); i++)
+		if (daemons[i]->pid == pid)
+			return daemons[i];
+	TAILQ_FOREACH(dev, &devices, entry)
+		if (dev->worker.pid == pid)
+			return &dev->worker;
+	return NULL;
+}
+
+static bool
+children_left(void)
+{
+	struct device *dev;
+
+	for (size_t i = 0; i < ARRAY_LEN(daemons); i++)
+		if (daemons[i]->pid > 0)
+			return true;
+	TAILQ_FOREACH(dev, &devices, entry)
+		if (dev->worker.pid > 0)
+			return true;
+	return false;
+}
+
+static void
+child_ended(struct child *child, int status)
+{
+	struct device *dev = child->device;
+	uint32_t wait_ms = spawn_ended(child, status);
+
+	if (stopping)
+		return;
+	if (dev && dev->ending) {
+		device_free(dev);
+		return;
+	}
+	log_warn("%s%s%s %s; starting it again in %u ms", child->program,
+	    dev ? " of device " : "", dev ? dev->spec.name : "", child->why,
+	    wait_ms);
+	if (dev)
+		dev->spec.restarts = child->restarts;
+	if (wait_ms == 0)
+		child_start(child);
+	else
+		child_start_later(child, wait_ms);
+}
+
+static void
+child_signalled(evutil_socket_t sig, short what, void *arg)
+{
+	struct child *child;
+	int status;
+	pid_t pid;
+
+	(void)sig;
+	(void)what;
+	(void)arg;
+	while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
+		child = child_of_pid(pid);
+		if (child)
+			child_ended(child, status);
+	}
+	if (stopping && !children_left())
+		event_base_loopbreak(base);
+}
+
+static void
+stop_signalled(evutil_socket_t sig, short what, void *arg)
+{
+	(void)sig;
+	(void)what;
+	(void)arg;
+	stop();
+}
+
+static void
+reload_signalled(evutil_socket_t sig, short what, void *arg)
+{
+	(void)sig;
+	(void)what;
+	(void)arg;
+	log_warn("reload is not supported by this version; restart instead: "
+	    "devices with consumers come back");
+}
+
+/* ---- start and end ---- */
+
+static int
+open_state(int i)
+{
+	char path[SOCKET_PATH_MAX + 32];
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/attachments.%d", places->run, i);
+	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (fd < 0)
+		log_die("open %s: %s", path, strerror(errno));
+	return fd;
+}
+
+static void
+hold(void)
+{
+	char path[SOCKET_PATH_MAX + 32];
+	struct group *gr = NULL;
+
+	if (conf->group) {
+		gr = getgrnam(conf->group);
+		if (!gr)
+			log_die("[devices] group = %s: there is no such group; "
+			    "make it, or remove the key", conf->group);
+		group = gr->gr_gid;
+	}
+	places_make(places, group);
+	places_lock(places->run, "lock", 5, "run directory");
+	store_lock = places_lock(places->store, "lock", STORE_LOCK_WAIT_S,
+	    "store");
+	store_dir = open(places->store, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (store_dir < 0)
+		log_die("open the store %s: %s", places->store,
+		    strerror(errno));
+	state_fd[0] = open_state(0);
+	state_fd[1] = open_state(1);
+	snprintf(path, sizeof(path), "%s/control.sock", places->run);
+	control_socket = places_listen(path, gr != NULL, group);
+	if (control_socket < 0)
+		log_die("listen on %s: %s", path, strerror(-control_socket));
+}
+
+static void
+on_signal(int sig, event_callback_fn callback)
+{
+	struct event *e = evsignal_new(base, sig, callback, NULL);
+
+	if (!e || event_add(e, NULL) < 0)
+		log_die("no memory for signal handlers");
+}
+
+int
+parent_run(const struct places *p, struct conf *c, int conf_memfd)
+{
+	places = p;
+	conf = c;
+	conf_fd = conf_memfd;
+	spawn_init();
+	hold();
+	base = event_base_new();
+	if (!base)
+		log_die("no event base");
+	policy_parent();
+	on_signal(SIGCHLD, child_signalled);
+	on_signal(SIGTERM, stop_signalled);
+	on_signal(SIGINT, stop_signalled);
+	on_signal(SIGHUP, reload_signalled);
+	signal(SIGPIPE, SIG_IGN);
+	for (size_t i = 0; i < ARRAY_LEN(daemons); i++)
+		child_start(daemons[i]);
+	event_base_dispatch(base);
+	if (children_left()) {
+		log_err("some processes did not end in %d s: killing them",
+		    STOP_WAIT_S);
+		for (size_t i = 0; i < ARRAY_LEN(daemons); i++)
+			if (daemons[i]->pid > 0)
+				kill(daemons[i]->pid, SIGKILL);
+	}
+	log_info("stopped");
+	return 0;
+}
+
+int
+parent_remove_devices(const struct places *p)
+{
+	char pattern[SOCKET_PATH_MAX + 32];
+
+	places = p;
+	places_make(places, 0);
+	places_lock(places->run, "lock", 0, "run directory");
+	for (int i = 0; i < 2; i++)
+		if (ftruncate(open_state(i), 0) < 0)
+			log_die("clear the attachments: %s", strerror(errno));
+	snprintf(pattern, sizeof(pattern), "%s/nbd", places->run);
+	return places_remove_sockets(pattern);
+}

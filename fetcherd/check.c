@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * What a response head means for a request.  This is where a registry that
+ * answers wrongly is stopped, before a byte of its body is handed on: a range
+ * is exactly the range that was asked for, of a blob of exactly the size that
+ * is known, in no encoding.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+#include "fetcherd/fetcherd.h"
+
+#define MEDIA_TYPE_MAX	255
+
+static enum step
+fail(struct request *r, int code, bool retry, const char *what)
+{
+	failure_set(&r->failure, code, retry, "%s: %s %s", r->where,
+	    r->at.host, what);
+	return STEP_FAIL;
+}
+
+static enum step
+fail_retry(struct request *r, const char *what)
+{
+	return fail(r, CTL_CODE(REGISTRY_UNREACHABLE), true, what);
+}
+
+static bool
+is_redirect(int status)
+{
+	return status == 301 || status == 302 || status == 303 ||
+	    status == 307 || status == 308;
+}
+
+/* Statuses by which a signed URL tells that its time is over. */
+static bool
+is_expired(int status)
+{
+	return status == 400 || status == 401 || status == 403 ||
+	    status == 404 || status == 410;
+}
+
+static bool
+is_identity(const struct head *h)
+{
+	const char *encoding = h->field[HEAD_CONTENT_ENCODING];
+
+	return !encoding || !*encoding || strcasecmp(encoding,
+	    "identity") == 0;
+}
+
+/* -1: it does not say, or not clearly. */
+static int64_t
+content_length(const struct head *h)
+{
+	uint64_t n;
+
+	if (!h->field[HEAD_CONTENT_LENGTH] ||
+	    head_number(h->field[HEAD_CONTENT_LENGTH], &n) < 0 ||
+	    n > INT64_MAX)
+		return -1;
+	return (int64_t)n;
+}
+
+static enum step
+check_denied(struct request *r, int status)
+{
+	r->failure.http_status = (uint32_t)status;
+	if (!r->at_registry)
+		/* a link that the registry has just made for us */
+		return fail(r, CTL_CODE(AUTH_DENIED), true, "refuses the link "
+		    "that the registry gave; check this host's clock and the "
+		    "registry's storage");
+	if (r->site->credentials.user)
+		return fail(r, CTL_CODE(AUTH_DENIED), false, "refuses the "
+		    "credentials of its auth-file; check them");
+	if (r->site->credentials.problem[0]) {
+		failure_set(&r->failure, CTL_CODE(AUTH_DENIED), false,
+		    "%s: access is refused and %s", r->where,
+		    r->site->credentials.problem);
+		return STEP_FAIL;
+	}
+	return fail(r, CTL_CODE(AUTH_DENIED), false, "refuses anonymous "
+	    "access; name an auth-file in its [registry] section");
+}
+
+static enum step
+check_status(struct request *r, const struct head *h)
+{
+	uint32_t wait = 0;
+
+	r->failure.http_status = (uint32_t)h->status;
+	switch (h->status) {
+	case 401:
+	case 403:
+		return check_denied(r, h->status);
+	case 404:
+	case 410:
+		return fail(r, CTL_CODE(BLOB_ABSENT), false,
+		    r->kind == REQUEST_RESOLVE ? "has no such image; check "
+		    "its name, or push it" : "no longer has this blob; push "
+		    "the image again");
+	case 416:
+		return fail(r, CTL_CODE(SIZE_CHANGED), false, "has a shorter "
+		    "blob than it said before; push the image again");
+	default:
+		break;
+	}
+	if (h->field[HEAD_RETRY_AFTER])
+		(void)head_retry_after(h->field[HEAD_RETRY_AFTER], time(NULL),
+		    &wait);
+	failure_of_status(&r->failure, h->status, wait, r->where, r->at.host);
+	return STEP_FAIL;
+}
+
+static enum step
+check_size(struct request *r, uint64_t size)
+{
+	if (size == 0 || size > DEVICE_SIZE_MAX) {
+		failure_set(&r->failure, CTL_CODE(UNSUPPORTED), false,
+		    "%s: the blob has %llu bytes; a device has 1 byte to "
+		    "1 TiB, so publish it anew", r->where,
+		    (unsigned long long)size);
+		return STEP_FAIL;
+	}
+	r->blob_size = size;
+	return STEP_ANSWER;
+}
+
+static enum step
+check_stat(struct request *r, const struct head *h)
+{
+	struct content_range range;
+
+	r->range_ok = h->status == 206;
+	if (!r->range_ok) {
+		int64_t length = content_length(h);
+
+		if (length < 0)
+			return fail_retry(r, "does not say how large the blob "
+			    "is; check what stands in front of the registry");
+		return check_size(r, (uint64_t)length);
+	}
+	if (!h->field[HEAD_CONTENT_RANGE] ||
+	    head_content_range(h->field[HEAD_CONTENT_RANGE], &range) < 0 ||
+	    range.first != 0 || range.last != 0)
+		return fail_retry(r, "sent another range than was asked for; "
+		    "check what stands in front of the registry");
+	return check_size(r, range.total);
+}
+
+static enum step
+check_manifest(struct request *r, const struct head *h)
+{
+	const char *type = h->field[HEAD_CONTENT_TYPE];
+	const char *digest = h->field[HEAD_DIGEST];
+
+	if (h->status != 200)
+		return fail_retry(r, "sent a part of the manifest; check what "
+		    "stands in front of the registry");
+	if (content_length(h) > IPC_RAW_MAX)
+		return fail(r, CTL_CODE(UNSUPPORTED), false, "has a manifest "
+		    "of more than 256 KiB; publish a smaller one");
+	r->media_type = strndup(type ? type : "",
+	    type ? strcspn(type, "; \t") : 0);
+	r->claimed = strdup(digest && strlen(digest) <= DIGEST_TEXT ?
+	    digest : "");
+	if (!r->media_type || !r->claimed ||
+	    strlen(r->media_type) > MEDIA_TYPE_MAX)
+		return fail_retry(r, "names no usable media type; check the "
+		    "registry");
+	return STEP_BODY;
+}
+
+/* Exactly r->offset to its end, of exactly r->size. */
+static enum step
+check_range(struct request *r, const struct head *h)
+{
+	struct content_range range;
+
+	if (!h->field[HEAD_CONTENT_RANGE] ||
+	    head_content_range(h->field[HEAD_CONTENT_RANGE], &range) < 0)
+		return fail_retry(r, "does not say which range it sent; check "
+		    "what stands in front of the registry");
+	if (range.total != r->size) {
+		failure_set(&r->failure, CTL_CODE(SIZE_CHANGED), false,
+		    "%s: %s has a blob of %llu bytes where %llu were "
+		    "expected; push the image again", r->where, r->at.host,
+		    (unsigned long long)range.total,
+		    (unsigned long long)r->size);
+		return STEP_FAIL;
+	}
+	if (range.first != r->offset ||
+	    range.last != r->offset + r->length - 1)
+		return fail_retry(r, "sent another range than was asked for; "
+		    "check what stands in front of the registry");
+	return STEP_BODY;
+}
+
+static enum step
+check_fetch(struct request *r, const struct head *h)
+{
+	int64_t length = content_length(h);
+	enum step step = STEP_BODY;
+
+	if (h->status == 206)
+		step = check_range(r, h);
+	else if (!r->plain)
+		step = fail(r, CTL_CODE(RANGE_UNSUPPORTED), false, "sends the "
+		    "whole blob where a part was asked for; use --fetch "
+		    "whole, or a registry that can do ranges");
+	else if (length >= 0 && (uint64_t)length != r->size)
+		step = fail(r, CTL_CODE(SIZE_CHANGED), false, "has a blob of "
+		    "another size than before; push the image again");
+	if (step == STEP_BODY && length >= 0 &&
+	    (uint64_t)length != r->length)
+		return fail_retry(r, "announces another length than that of "
+		    "the range; check what stands in front of the registry");
+	return step;
+}
+
+enum step
+check_head(struct request *r, const struct head *h)
+{
+	if (is_redirect(h->status))
+		return STEP_REDIRECT;
+	if (r->recalled && !r->at_registry && is_expired(h->status))
+		return STEP_RESOLVE_AGAIN;
+	if (h->status == 401 && r->at_registry && !r->challenged)
+		return STEP_CHALLENGE;
+	if (h->status != 200 && h->status != 206)
+		return check_status(r, h);
+	r->failure.http_status = (uint32_t)h->status;
+	if (!is_identity(h))
+		return fail_retry(r, "sent an encoded answer where the bytes "
+		    "themselves were asked for; check what stands in front of "
+		    "the registry");
+	switch (r->kind) {
+	case REQUEST_RESOLVE:
+		return check_manifest(r, h);
+	case REQUEST_STAT:
+		return check_stat(r, h);
+	case REQUEST_FETCH:
+		return check_fetch(r, h);
+	}
+	return STEP_FAIL;
+}

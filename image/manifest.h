@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * OCI image manifests and indexes, as far as Shedstream needs them:
+ * https://github.com/opencontainers/image-spec (manifest.md, image-index.md).
+ */
+#ifndef IMAGE_MANIFEST_H
+#define IMAGE_MANIFEST_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "base/digest.h"
+
+#define MANIFEST_MAX	(256 * 1024)	/* bytes; shed's are about 3 KB */
+
+/* shed's annotation that names the erofs blob (a loose blob, without size). */
+#define ANNOTATION_EROFS "io.shed.rootfs.erofs.digest"
+
+enum manifest_kind { MANIFEST_IMAGE, MANIFEST_INDEX };
+
+struct manifest {
+	enum manifest_kind kind;
+	bool has_erofs;
+	struct digest erofs;		/* MANIFEST_IMAGE */
+	bool has_platform;
+	struct digest platform;		/* MANIFEST_INDEX: the one asked for */
+};
+
+/* Pure.  os and arch choose from an index ("linux", "amd64"); an entry for
+ * another variant of the same architecture is the second choice.  0, or
+ * -EINVAL with *why the reason, a phrase. */
+int manifest_parse(const char *text, size_t len, const char *os,
+    const char *arch, struct manifest *out, const char **why);
+
+#endif

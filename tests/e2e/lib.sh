@@ -1,0 +1,374 @@
+# shellcheck shell=bash disable=SC2034
+# SPDX-License-Identifier: Apache-2.0
+#
+# What every end-to-end test shares; source it first.  It makes a temporary
+# directory $T, in which everything the test starts keeps its files, and ends
+# all of that by pid when the test ends, showing the logs' tails if it failed.
+# Works as root and as an ordinary user, on loopback only.
+#
+# A test that reaches its end has passed; `skip REASON` ends it as skipped;
+# `fail SENTENCE`, or any command that fails unasked, fails it.
+set -Eeuo pipefail
+export LC_ALL=C.UTF-8
+PATH=$PATH:/usr/sbin:/sbin
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+BIN=$ROOT/${BUILD:-build}/bin	# the programs under test
+CACHE=$ROOT/build/test		# images, made once
+TOOLS=$ROOT/tests/tools
+VM=$ROOT/tests/vm
+# Unix socket paths end at 100 bytes, so this stays short.  The suite's
+# unprivileged users must be able to pass through it.
+T=$(mktemp -d "${TMPDIR:-/tmp}/ss.XXXXXX")
+chmod 711 "$T"
+STARTED=()			# pids to end, in order of start
+# where the runner learns what must be gone afterwards
+PIDS=${SHEDSTREAM_TEST_PIDS:-$T/pids}
+
+## ending
+
+fail() {
+	echo "FAIL: $*" >&2
+	exit 1
+}
+
+skip() {
+	echo "SKIP: $*"
+	exit 77
+}
+
+# Ends what was started, last first; each is a process group of its own.
+# shellcheck disable=SC2317
+cleanup() {
+	local status=$? log
+	trap - EXIT ERR
+	set +e
+	if [ $status -ne 0 ] && [ $status -ne 77 ]; then
+		for log in "$T"/*.log; do
+			[ -s "$log" ] || continue
+			echo "--- the end of ${log##*/}"
+			tail -n 25 "$log" | jq -Rr 'fromjson? // . | if type ==
+				"object" then "\(.time) \(.msg) " +
+				"\(."http.request.method" // "") " +
+				"\(."http.request.uri" // "") " +
+				"\(."http.response.status" // "") " +
+				"\(."http.response.written" // "")"
+				else . end' | cut -c 1-200
+		done >&2
+	fi
+	for ((i = ${#STARTED[@]} - 1; i >= 0; i--)); do
+		end_pid "${STARTED[i]}"
+	done
+	if [ -n "${KEEP-}" ]; then
+		echo "kept: $T" >&2
+	else
+		rm -rf "$T"
+	fi
+	exit $status
+}
+trap cleanup EXIT
+trap 'exit 143' TERM
+trap 'exit 130' INT
+trap 'echo "FAIL: line $LINENO of ${BASH_SOURCE[0]##*/}: $BASH_COMMAND" >&2' ERR
+
+## processes and waiting
+
+# start NAME COMMAND...: in a session of its own, output to $T/NAME.log; the
+# pid is in $STARTED_PID.
+start() {
+	local name=$1
+	shift
+	setsid "$@" </dev/null >>"$T/$name.log" 2>&1 &
+	STARTED_PID=$!
+	STARTED+=("$STARTED_PID")
+	echo "$STARTED_PID" >>"$PIDS"
+}
+
+# end_pid PID [SECONDS]: asks, waits, and then insists on the whole session.
+end_pid() {
+	kill -TERM "$1" 2>/dev/null || true
+	timeout "${2:-10}" tail -s 0.05 --pid="$1" -f /dev/null || true
+	kill -KILL -- "-$1" 2>/dev/null || true
+	wait "$1" 2>/dev/null || true
+}
+
+# wait_line PID LOG REGEX [SECONDS]: until the log has such a line; fails at
+# once when the process has ended without.
+wait_line() {
+	grep -q -m1 -E -e "$3" < <(timeout "${4:-30}" \
+		tail -s 0.05 -n +1 --pid="$1" -f "$2" 2>/dev/null || true)
+}
+
+# wait_until SECONDS COMMAND...: for what has no event to wait for.
+wait_until() {
+	local end=$((SECONDS + $1))
+	shift
+	until "$@"; do
+		[ $SECONDS -lt $end ] || return 1
+		sleep 0.1
+	done
+}
+
+free_port() {
+	/usr/bin/python3 -c 'import socket
+s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
+}
+
+## assertions
+
+assert_eq() { # GOT WANTED WHAT
+	[ "$1" = "$2" ] || fail "$3: got '$1', wanted '$2'"
+}
+
+assert_le() { # GOT MOST WHAT
+	[ "$1" -le "$2" ] || fail "$3: got $1, wanted at most $2"
+}
+
+# assert_exit STATUS REGEX COMMAND...: its exit status, and its stderr
+assert_exit() {
+	local want=$1 regex=$2 status=0
+	shift 2
+	"$@" >"$T/out" 2>"$T/err" || status=$?
+	[ $status -eq "$want" ] ||
+		fail "$*: exit status $status, wanted $want: $(<"$T/err")"
+	grep -q -E -e "$regex" "$T/err" ||
+		fail "$*: stderr is '$(<"$T/err")', wanted /$regex/"
+}
+
+# assert_json JQ-EXPRESSION COMMAND...: one object, for which it is true
+assert_json() {
+	local expr=$1
+	shift
+	"$@" >"$T/json" || fail "$*: failed"
+	jq -e "$expr" "$T/json" >/dev/null ||
+		fail "$*: not true: $expr: $(<"$T/json")"
+}
+
+sha_of() { # FILE, or stdin
+	sha256sum "$@" | cut -d ' ' -f 1
+}
+
+## the registry
+
+# registry_start: Debian's docker-registry; sets REGISTRY=127.0.0.1:PORT.
+# Started again, it has the same port and contents.
+registry_start() {
+	cat >"$T/registry.yml" <<-END
+	version: 0.1
+	log: {level: info, formatter: json, accesslog: {disabled: true}}
+	storage:
+	  filesystem: {rootdirectory: $T/registry}
+	  delete: {enabled: true}
+	  redirect: {disable: true}
+	http: {addr: "${REGISTRY:-127.0.0.1:0}", secret: test}
+	END
+	: >"$T/registry.log"
+	start registry docker-registry serve "$T/registry.yml"
+	REGISTRY_PID=$STARTED_PID
+	wait_line "$REGISTRY_PID" "$T/registry.log" '"listening on ' ||
+		fail "docker-registry did not start"
+	REGISTRY=$(jq -r 'select(.msg | startswith("listening on "))
+		| .msg | ltrimstr("listening on ")' "$T/registry.log")
+	MARK=0
+}
+
+registry_stop() {
+	end_pid "$REGISTRY_PID"
+}
+
+# registry_settle: a request leaves its log line after its last byte, so one
+# more request is made, and its line awaited.
+registry_settle() {
+	local mark="/v2/?mark=$RANDOM$RANDOM"
+	curl -sf "http://$REGISTRY$mark" >/dev/null
+	wait_line "$REGISTRY_PID" "$T/registry.log" "${mark/\?/.}"
+}
+
+registry_mark() { # what follows counts from here
+	registry_settle
+	MARK=$(wc -l <"$T/registry.log")
+}
+
+# registry_log [DIGEST]: GETs of blobs (of this one) since the mark, as JSON
+registry_log() {
+	registry_settle
+	tail -n +"$((MARK + 1))" "$T/registry.log" | jq -c --arg d "${1-}" '
+		select(.msg == "response completed" or
+		    .msg == "response completed with error")
+		| select(."http.request.method" == "GET")
+		| select(."http.request.uri" | contains("/blobs/" + $d))'
+}
+
+registry_bytes() { # [DIGEST]
+	registry_log "$@" | jq -s 'map(."http.response.written" // 0) | add // 0'
+}
+
+registry_requests() { # [DIGEST]
+	registry_log "$@" | jq -s length
+}
+
+# registry_all_requests: of any kind, since the mark (but for our own)
+registry_all_requests() {
+	registry_settle
+	tail -n +"$((MARK + 1))" "$T/registry.log" | jq -s 'map(select(
+		(.msg | startswith("response completed")) and
+		(."http.request.uri" | contains("mark=") | not))) | length'
+}
+
+registry_file() { # DIGEST: where the registry keeps that blob
+	local hex=${1#sha256:}
+	echo "$T/registry/docker/registry/v2/blobs/sha256/${hex:0:2}/$hex/data"
+}
+
+# image_push FILE REPO[:TAG] [push.py's options]: sets IMAGE and the digests
+# MANIFEST and EROFS, and SIZE
+image_push() {
+	local file=$1 name=$2
+	shift 2
+	IMAGE=$REGISTRY/$name
+	"$TOOLS/push.py" "$file" "$IMAGE" "$@" >"$T/push.json"
+	MANIFEST=$(jq -r .manifest "$T/push.json")
+	EROFS=$(jq -r .erofs "$T/push.json")
+	SIZE=$(jq -r .size "$T/push.json")
+}
+
+## a front: nginx, as mirror, TLS end or static server
+
+# nginx_start [tls] [LOCATIONS]: serves LOCATIONS (nginx's words; by default
+# everything is passed to the registry); sets NGINX=127.0.0.1:PORT, and for
+# tls CA, the file of the authority to trust.
+nginx_start() {
+	local tls='' dir=$T/nginx port
+	[ "${1-}" = tls ] && { tls=ssl; shift; }
+	port=$(free_port)
+	mkdir -p "$dir"
+	NGINX=127.0.0.1:$port
+	if [ -n "$tls" ]; then
+		CA=$dir/ca.pem
+		make_ca "$dir"
+	fi
+	cat >"$dir/nginx.conf" <<-END
+	daemon off; master_process off; pid $dir/pid; error_log stderr notice;
+	events {}
+	http {
+		log_format counted '\$request_method \$request_uri \$status '
+			'\$body_bytes_sent "\$http_authorization"';
+		access_log $dir/access.log counted;
+		client_body_temp_path $dir/body; proxy_temp_path $dir/proxy;
+		fastcgi_temp_path $dir/f; uwsgi_temp_path $dir/u;
+		scgi_temp_path $dir/s;
+		client_max_body_size 0;
+		server {
+			listen $NGINX $tls;
+			${tls:+ssl_certificate $dir/cert.pem;}
+			${tls:+ssl_certificate_key $dir/key.pem;}
+			${1:-location / {
+				proxy_pass http://$REGISTRY;
+				proxy_set_header Host \$http_host;
+				proxy_set_header X-Forwarded-Proto \$scheme;
+				proxy_request_buffering off;
+			\}}
+		}
+	}
+	END
+	start nginx nginx -p "$dir" -c "$dir/nginx.conf" -e stderr
+	NGINX_PID=$STARTED_PID
+	# nginx says nothing when it listens
+	wait_until 10 curl -sk -o /dev/null "http${tls:+s}://$NGINX/" ||
+		fail "nginx did not start"
+}
+
+make_ca() { # DIR: a CA, and a certificate for 127.0.0.1 and localhost
+	openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes \
+		-days 2 -subj /CN=test-ca -keyout "$1/ca.key" -out "$1/ca.pem" \
+		2>/dev/null
+	openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes \
+		-subj /CN=localhost -keyout "$1/key.pem" -out "$1/csr.pem" \
+		2>/dev/null
+	openssl x509 -req -in "$1/csr.pem" -CA "$1/ca.pem" -CAkey "$1/ca.key" \
+		-CAcreateserial -days 2 -out "$1/cert.pem" -extfile <(
+		echo subjectAltName=IP:127.0.0.1,DNS:localhost) 2>/dev/null
+}
+
+## images
+
+# image_small [lz4]: a real erofs of about 48 MB, plain or as shed makes it;
+# sets SMALL
+image_small() {
+	SMALL=$CACHE/small${1:+-$1}.erofs
+	[ -f "$SMALL" ] || "$TOOLS/image.sh" "$SMALL" "${1-plain}" >&2
+}
+
+## the suite
+
+# suite_start [devd's options]: all daemons; with $T/conf if there is one.
+# Sets SUITE_PID.
+suite_start() {
+	local conf=()
+	[ -x "$BIN/devd" ] || fail "$BIN/devd is not built"
+	[ -f "$T/conf" ] && conf=(-c "$T/conf")
+	mkdir -p "$T/store" "$T/run"
+	: >"$T/devd.log"
+	start devd "$BIN/devd" -f --store "$T/store" --run "$T/run" \
+		"${conf[@]}" "$@"
+	SUITE_PID=$STARTED_PID
+	wait_line "$SUITE_PID" "$T/devd.log" '(^|[^[:alnum:]])ready($|[^[:alnum:]])' ||
+		fail "the suite did not become ready"
+}
+
+# suite_stop: by SIGTERM; nothing of it may be left
+suite_stop() {
+	local left
+	kill -TERM "$SUITE_PID"
+	timeout 20 tail -s 0.05 --pid="$SUITE_PID" -f /dev/null ||
+		fail "devd did not end on SIGTERM"
+	wait "$SUITE_PID" || fail "devd ended with status $?"
+	wait_until 5 suite_gone || {
+		left=$(ps -o pid=,comm= -s "$SUITE_PID")
+		fail "left over after devd's end: $left"
+	}
+}
+
+suite_gone() { # a zombie that init has yet to reap is gone
+	! pgrep -r D,R,S,T,I -s "$SUITE_PID" >/dev/null
+}
+
+# suite_pids NAME: children of our devd with that name (devd: the control
+# process), one a line
+suite_pids() {
+	pgrep -P "$SUITE_PID" -x -- "$1"
+}
+
+suite_pid() { # NAME: the one, or the first
+	suite_pids "$1" | head -n 1
+}
+
+ctl() {
+	"$BIN/shedctl" --socket "$T/run/control.sock" "$@"
+}
+
+status_of() { # NAME JQ-PATH
+	ctl status "$1" --json | jq -r "$2"
+}
+
+status_is() { # NAME JQ-PATH VALUE
+	[ "$(status_of "$1" "$2" 2>/dev/null)" = "$3" ]
+}
+
+device_count() { # NUMBER: are there so many?
+	[ "$(ctl ls --json | jq '.devices | length')" = "$1" ]
+}
+
+nbd_uri() { # NAME
+	status_of "$1" .path
+}
+
+rss_kb() { # PID: anonymous memory
+	awk '/^RssAnon:/ { print $2 }' "/proc/$1/status"
+}
+
+fd_count() { # PID: open descriptors, or -1 where we may not look
+	local n
+	n=$(find "/proc/$1/fd" -mindepth 1 2>/dev/null | wc -l)
+	[ "$n" -gt 0 ] && echo "$n" || echo -1
+}

@@ -1,0 +1,194 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# run.sh [PROGRAM | PATTERN]...: the runner behind `make check`.  Runs the unit
+# tests (those named, or all of build/tests/unit/), then tests/e2e/NNN-*.sh in
+# order, once as the user who calls and, where that is root, once more as an
+# ordinary user.  PATTERNs choose e2e tests by name.  Environment:
+#   BUILD=DIR         another build directory than build/
+#   PASSES="root user"  which passes of the e2e tests, when root
+#   TEST_TIMEOUT=300  seconds per test
+# Its last line is `N passed, N failed, N skipped`; it exits 1 if any failed.
+set -uo pipefail
+export LC_ALL=C.UTF-8
+cd "$(dirname "$0")/.." || exit
+BUILD=${BUILD:-build}
+TEST_TIMEOUT=${TEST_TIMEOUT:-300}
+passed=0 failed=0 skipped=0
+units=() patterns=()
+for arg; do
+	if [ -f "$arg" ] && [ -x "$arg" ]; then
+		units+=("$arg")
+	else
+		patterns+=("$arg")
+	fi
+done
+if [ $# -eq 0 ]; then
+	for program in "$BUILD"/tests/unit/*; do
+		[ -f "$program" ] && [ -x "$program" ] && units+=("$program")
+	done
+fi
+
+work=$(mktemp -d "${TMPDIR:-/tmp}/ssrun.XXXXXX")
+chmod 711 "$work"
+out=$work/out
+trap 'rm -rf "$work"' EXIT
+trap 'stop 130' INT
+trap 'stop 143' HUP TERM
+child=
+
+# The runner was told to end: the test that runs ends first, and cleans up.
+stop() {
+	[ -z "$child" ] || { kill "$child" && wait "$child"; }
+	leftovers
+	exit "$1"
+}
+
+# bounded COMMAND...: output to $out; 124 when it took too long
+bounded() {
+	local status
+	timeout -k 30 "$TEST_TIMEOUT" "$@" >"$out" 2>&1 </dev/null &
+	child=$!
+	wait "$child"
+	status=$?
+	child=
+	return $status
+}
+
+now_ms() {
+	echo $((${EPOCHREALTIME/[.,]/} / 1000))
+}
+
+report() { # ok|not ok|skip NAME MILLISECONDS [REASON]
+	printf '%s %s %d.%ds%s\n' "$1" "$2" $(($3 / 1000)) \
+		$(($3 % 1000 / 100)) "${4:+ # $4}"
+}
+
+# Counts each case of a cmocka program by its TAP lines.
+unit() {
+	local program=$1 name=${1##*/} start status ok bad skips
+	start=$(now_ms)
+	bounded env CMOCKA_MESSAGE_OUTPUT=TAP "$program"
+	status=$?
+	# cmocka writes a skipped case as `not ok N # SKIP name`
+	skips=$(grep -c ' # SKIP' "$out")
+	ok=$(grep '^ok ' "$out" | grep -v -c ' # SKIP')
+	bad=$(grep '^not ok ' "$out" | grep -v -c ' # SKIP')
+	# it died, or says nothing that can be counted
+	[ $status -ne 0 ] && [ "$bad" -eq 0 ] && bad=1
+	[ $status -eq 0 ] && [ $((ok + skips + bad)) -eq 0 ] && bad=1
+	passed=$((passed + ok))
+	failed=$((failed + bad))
+	skipped=$((skipped + skips))
+	if [ "$bad" -gt 0 ]; then
+		report "not ok" "$name" $(($(now_ms) - start)) \
+			"$bad of $((ok + bad)) failed, status $status"
+		tail -n 60 "$out" | sed 's/^/    /'
+	else
+		report ok "$name" $(($(now_ms) - start)) "$ok cases"
+		sed -n 's/^.* # SKIP/    skip/p' "$out"
+	fi
+}
+
+# Ends what a test left behind in spite of its own cleanup; says so if it did.
+leftovers() {
+	local pid left=0
+	[ -f "$work/pids" ] || return 0
+	while read -r pid; do
+		pgrep -r D,R,S,T,I -s "$pid" >/dev/null || continue
+		echo "left over: $(ps -o pid=,args= -s "$pid" | head -n 5)"
+		kill -KILL -- "-$pid"
+		left=1
+	done <"$work/pids"
+	rm -f "$work/pids"
+	return $left
+}
+
+# e2e PASS TEST COMMAND...: the command with the test's path behind
+e2e() {
+	local pass=$1 test=$2 name start status
+	shift 2
+	name="$(basename "$test" .sh) ($pass)"
+	start=$(now_ms)
+	: >"$work/pids"
+	chmod 666 "$work/pids"
+	SHEDSTREAM_TEST_PIDS=$work/pids bounded "$@" bash "$test"
+	status=$?
+	leftovers >>"$out" || [ $status -ne 0 ] || status=99
+	case $status in
+	0)
+		passed=$((passed + 1))
+		report ok "$name" $(($(now_ms) - start)) \
+			"$(sed -n 's/^NOTE: //p' "$out" | paste -sd ';')"
+		;;
+	77)
+		skipped=$((skipped + 1))
+		report skip "$name" $(($(now_ms) - start)) \
+			"$(sed -n 's/^SKIP: //p' "$out" | tail -n 1)"
+		;;
+	*)
+		failed=$((failed + 1))
+		[ $status -eq 124 ] && echo "no end in $TEST_TIMEOUT s" >>"$out"
+		report "not ok" "$name" $(($(now_ms) - start)) "status $status"
+		grep '^FAIL: ' "$out" | sed 's/^/    /'
+		grep -v '^FAIL: ' "$out" | tail -n 80 | sed 's/^/    /'
+		;;
+	esac
+}
+
+chosen() { # TEST
+	local pattern
+	[ ${#patterns[@]} -gt 0 ] || return 0
+	for pattern in "${patterns[@]}"; do
+		[[ ${1##*/} = *"$pattern"* ]] && return 0
+	done
+	return 1
+}
+
+e2e_all() { # PASS DIR [COMMAND...]
+	local pass=$1 dir=$2 test
+	shift 2
+	for test in "$dir"/tests/e2e/[0-9][0-9][0-9]-*.sh; do
+		chosen "$test" && e2e "$pass" "$test" "$@"
+	done
+}
+
+# A copy that an ordinary user can read (a checkout may lie in /root), and
+# that user's environment: all he writes is in one directory of his own.
+user_pass() {
+	local uid=65534 dir=$work/user
+	mkdir -p "$dir/$BUILD" "$dir/build/test"
+	cp -R "$BUILD/bin" "$dir/$BUILD/"
+	cp -R tests "$dir/"
+	cp -R --reflink=auto build/test/small*.erofs build/test/small-guest \
+		"$dir/build/test/" 2>/dev/null
+	chmod -R a+rX "$dir"
+	mkdir -p "$dir"/home "$dir"/xdg "$dir"/t
+	chown -R $uid:$uid "$dir/home" "$dir/xdg" "$dir/t" "$dir/build/test"
+	chmod 700 "$dir/xdg"
+	e2e_all user "$dir" setpriv --reuid=$uid --regid=$uid --clear-groups \
+		env -i PATH="$PATH" LC_ALL=C.UTF-8 BUILD="$BUILD" \
+		SHEDSTREAM_TEST_PIDS="$work/pids" ${KILLS:+KILLS="$KILLS"} \
+		HOME="$dir/home" TMPDIR="$dir/t" XDG_RUNTIME_DIR="$dir/xdg" \
+		XDG_CONFIG_HOME="$dir/home/.config" \
+		XDG_DATA_HOME="$dir/home/.local/share"
+}
+
+for program in "${units[@]}"; do
+	unit "$program"
+done
+if [ ${#units[@]} -eq 0 ] || [ $# -eq 0 ] || [ ${#patterns[@]} -gt 0 ]; then
+	if [ "$(id -u)" -eq 0 ]; then
+		[ -f systemd/shedstream.sysusers ] && tests/tools/users.sh
+		for pass in ${PASSES:-root user}; do
+			case $pass in
+			root) e2e_all root . ;;
+			user) user_pass ;;
+			esac
+		done
+	else
+		e2e_all user .
+	fi
+fi
+echo "$passed passed, $failed failed, $skipped skipped"
+[ "$failed" -eq 0 ]

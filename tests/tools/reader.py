@@ -1,0 +1,130 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""An NBD client that compares every byte it reads with a local file.
+
+  touch N    reads a few KiB in N random 64 KiB units; prints {units, bytes}
+  paced      reads all the time; each line `more N` on stdin lets it read N
+             units it has not read before, and it prints `unit` for each.  It
+             connects again when its connection is lost and prints `lost`.
+             End of input: it prints {units, reads, lost} and ends.
+
+It exits 1 at the first wrong byte or I/O error in a reply."""
+
+import argparse
+import json
+import os
+import random
+import select
+import sys
+import time
+
+import nbd
+
+UNIT = 65536
+RECONNECT_S = 60        # more than any restart's back-off
+
+
+def say(*words):
+    print(*words, flush=True)
+
+
+class Reader:
+    def __init__(self, uri, path, seed):
+        self.uri = uri
+        self.file = os.open(path, os.O_RDONLY)
+        self.size = os.fstat(self.file).st_size
+        self.random = random.Random(seed)
+        self.units = list(range((self.size + UNIT - 1) // UNIT))
+        self.random.shuffle(self.units)
+        self.reads = self.bytes = self.lost = 0
+        self.connect()
+
+    def connect(self):
+        until = time.monotonic() + RECONNECT_S
+        while True:
+            self.nbd = nbd.NBD()
+            try:
+                self.nbd.connect_uri(self.uri)
+                break
+            except nbd.Error as e:
+                if time.monotonic() > until:
+                    sys.exit("reader: cannot connect again: %s" % e)
+                time.sleep(0.02)        # a socket's return has no event
+        if self.nbd.get_size() != self.size:
+            sys.exit("reader: the device has %d bytes, the file %d"
+                     % (self.nbd.get_size(), self.size))
+
+    def read(self, count, offset):
+        while True:
+            try:
+                got = self.nbd.pread(count, offset)
+                break
+            except nbd.Error as e:
+                if not (self.nbd.aio_is_dead() or self.nbd.aio_is_closed()):
+                    sys.exit("reader: I/O error at %d+%d: %s"
+                             % (offset, count, e))
+                self.lost += 1
+                say("lost")
+                self.connect()
+        if got != os.pread(self.file, count, offset):
+            sys.exit("reader: WRONG BYTES at %d+%d" % (offset, count))
+        self.reads += 1
+        self.bytes += count
+
+    def somewhere_in(self, unit):
+        """A short read that stays inside the unit."""
+        start, end = unit * UNIT, min((unit + 1) * UNIT, self.size)
+        a = self.random.randrange(start, end) & ~511
+        self.read(self.random.randint(1, min(4096, end - a)), a)
+
+    def touch(self, n):
+        for unit in self.units[:n]:
+            self.somewhere_in(unit)
+        say(json.dumps({"units": min(n, len(self.units)),
+                        "bytes": self.bytes, "reads": self.reads}))
+
+    def paced(self):
+        orders = open(0, "rb", buffering=0)     # select() must see all of it
+        allowed = done = 0
+        while True:
+            idle = done == 0 and allowed == 0
+            if select.select([orders], [], [], None if idle else 0)[0]:
+                line = orders.readline()
+                if not line:
+                    break
+                allowed += int(line.split()[1])
+            if allowed:
+                allowed -= 1
+                # a piece, then all of it; when all were read, round again
+                unit = self.units[done % len(self.units)]
+                self.somewhere_in(unit)
+                self.read(min(UNIT, self.size - unit * UNIT), unit * UNIT)
+                done += 1
+                say("unit")
+            elif done:
+                unit = self.units[self.random.randrange(done)
+                                  % len(self.units)]
+                self.somewhere_in(unit)
+        say(json.dumps({"units": done, "reads": self.reads,
+                        "lost": self.lost}))
+
+
+def main():
+    p = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("uri")
+    p.add_argument("file")
+    p.add_argument("what", choices=("touch", "paced"))
+    p.add_argument("n", nargs="?", type=int, default=100)
+    p.add_argument("--seed", type=int, default=1)
+    args = p.parse_args()
+    r = Reader(args.uri, args.file, args.seed)
+    if args.what == "touch":
+        r.touch(args.n)
+    else:
+        r.paced()
+
+
+if __name__ == "__main__":
+    main()

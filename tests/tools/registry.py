@@ -1,0 +1,514 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""A registry that answers wrongly when told to.  Serves one image (an OCI
+manifest whose annotation names FILE as its erofs, as shed publishes it) and,
+on a second listener, what a registry may lead to: blob storage and a token
+server.  Standard library only.
+
+    registry.py FILE --log LOG [--tls-cert C --tls-key K] [--auth basic|bearer]
+
+prints one JSON object when it listens: registry, other (HOST:PORT), image,
+manifest, erofs, size.  While it runs, on any listener:
+
+    GET /_fault?blob=short&manifest=status:500&times=2
+                    what is asked for next is answered so, at most so often;
+                    kinds: manifest, blob, token, target (redirected blobs)
+    GET /_heal      all is well again; requests that hang end
+    GET /_auth?mode=bearer&ttl=60      none, basic, bearer
+    GET /_revoke    every token and signed link is void
+
+Faults (ARG behind a colon):
+    status:N  retry:SECONDS (429)  unauthorized  garbage  close  hang-head
+    full (200 for 206)  short  short-honest  hang  range  total  extra
+    extra-chunked  encoded  flip (wrong bytes)  long-head  huge  no-length
+    redirect[:USES] (to the other host, the link good for so many uses)
+    loop  chain:N  private  link-local  mapped  downgrade  user  file
+    realm-private  realm-inside  realm-http  bad-token
+LOG gets one JSON line a request: role, method, path, headers, status, sent
+(body bytes), fault."""
+
+import argparse
+import base64
+import hashlib
+import http.server
+import json
+import os
+import secrets
+import socket
+import ssl
+import sys
+import threading
+import time
+from urllib.parse import parse_qsl, urlsplit
+
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+HANG = 120          # seconds, at most
+PIECE = 1 << 16
+
+
+class World:
+    """What all listeners share."""
+
+    def __init__(self, args):
+        self.args = args
+        self.lock = threading.Lock()
+        self.healed = threading.Event()
+        self.faults = {}        # kind -> [fault, times left or None]
+        self.auth = args.auth
+        self.ttl = 60
+        self.tokens = {}        # token -> expiry
+        self.links = {}         # signature -> uses left or None
+        self.file = open(args.file, "rb")
+        self.size = os.fstat(self.file.fileno()).st_size
+        digest = hashlib.sha256()
+        while piece := self.file.read(1 << 20):
+            digest.update(piece)
+        self.erofs = "sha256:" + digest.hexdigest()
+        self.manifest = json.dumps({
+            "schemaVersion": 2, "mediaType": MANIFEST,
+            "config": {"mediaType": "application/vnd.oci.image.config.v1+json",
+                       "digest": "sha256:" + hashlib.sha256(b"{}").hexdigest(),
+                       "size": 2},
+            "layers": [],
+            "annotations": {"io.shed.schema-version": "1",
+                            "io.shed.variant": "base",
+                            "io.shed.rootfs.erofs.digest": self.erofs},
+        }).encode()
+        self.manifest_digest = \
+            "sha256:" + hashlib.sha256(self.manifest).hexdigest()
+        self.log = open(args.log, "a", buffering=1)
+
+    def fault(self, kind):
+        with self.lock:
+            entry = self.faults.get(kind)
+            if not entry:
+                return "", ""
+            name, left = entry
+            if left is not None:
+                if left == 0:
+                    return "", ""
+                entry[1] = left - 1
+        name, _, arg = name.partition(":")
+        return name, arg
+
+    def bytes(self, first, count):
+        return os.pread(self.file.fileno(), count, first)
+
+
+class Gone(Exception):
+    """The connection is to be dropped, as it stands."""
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    world = None
+    role = ""
+
+    # -- plumbing
+
+    def log_message(self, *args):
+        pass
+
+    def do_GET(self):
+        self.status = self.sent = 0
+        self.name = ""
+        try:
+            if self.path.startswith("/_"):
+                self.admin()
+                return
+            self.route()
+        except (Gone, OSError):
+            self.close_connection = True
+        finally:
+            if not self.path.startswith("/_"):
+                self.record()
+
+    do_HEAD = do_GET
+
+    def record(self):
+        line = json.dumps({
+            "time": time.time(), "role": self.role, "method": self.command,
+            "path": self.path, "headers": dict(self.headers.items()),
+            "status": self.status, "sent": self.sent, "fault": self.name})
+        with self.world.lock:
+            self.world.log.write(line + "\n")
+
+    def head(self, status, headers, length):
+        self.status = status
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        if length is not None:
+            self.send_header("Content-Length", str(length))
+        self.end_headers()
+
+    def body(self, data):
+        if self.command != "HEAD":
+            self.wfile.write(data)
+            self.sent += len(data)
+
+    def answer(self, status, data=b"", **headers):
+        headers = {k.replace("_", "-"): v for k, v in headers.items()}
+        self.head(status, headers, len(data))
+        self.body(data)
+
+    def hang(self):
+        self.wfile.flush()
+        self.world.healed.wait(HANG)
+        raise Gone()
+
+    def drop(self):
+        self.wfile.flush()
+        try:
+            self.connection.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+        raise Gone()
+
+    # -- what can be told to it
+
+    def admin(self):
+        w = self.world
+        url = urlsplit(self.path)
+        query = dict(parse_qsl(url.query))
+        if url.path == "/_fault":
+            times = query.pop("times", None)
+            with w.lock:
+                w.healed.clear()
+                for kind, name in query.items():
+                    w.faults[kind] = [name, int(times) if times else None]
+        elif url.path == "/_heal":
+            with w.lock:
+                w.faults.clear()
+                w.healed.set()
+        elif url.path == "/_auth":
+            w.auth = query.get("mode", "none")
+            w.ttl = float(query.get("ttl", 60))
+        elif url.path == "/_revoke":
+            with w.lock:
+                w.tokens.clear()
+                w.links.clear()
+        self.answer(200, b"ok\n")
+
+    # -- what is asked for
+
+    def route(self):
+        path = urlsplit(self.path).path
+        repo = "/v2/" + self.world.args.repo
+        if path == "/token":
+            self.serve("token", self.token)
+        elif path.startswith("/target/"):
+            self.serve("target", self.target)
+        elif path.startswith("/hop/"):
+            self.hop(int(path[len("/hop/"):].split("/")[0]))
+        elif path in ("/v2/", "/v2"):
+            if self.allowed():
+                self.answer(200)
+        elif path.startswith(repo + "/manifests/"):
+            self.serve("manifest", lambda: self.allowed() and self.manifest(
+                path.rsplit("/", 1)[1]))
+        elif path.startswith(repo + "/blobs/"):
+            self.serve("blob", lambda: self.allowed() and self.blob(
+                path.rsplit("/", 1)[1]))
+        else:
+            self.answer(404)
+
+    def allowed(self):
+        w = self.world
+        got = self.headers.get("Authorization", "")
+        if w.auth == "basic" and got != basic(w.args.user):
+            self.unauthorized()
+        elif w.auth == "bearer" and not (
+                got.startswith("Bearer ") and
+                w.tokens.get(got[7:], 0) > time.time()):
+            self.unauthorized()
+        else:
+            return True
+        return False
+
+    def unauthorized(self, realm=None):
+        if self.world.auth == "basic":
+            self.answer(401, b"no\n", WWW_Authenticate='Basic realm="test"')
+            return
+        realm = realm or "%s://%s/token" % (
+            "https" if self.world.args.tls_cert else "http",
+            self.world.other)
+        self.answer(401, b"no\n", WWW_Authenticate=(
+            'Bearer realm="%s",service="test",scope="repository:%s:pull"' %
+            (realm, self.world.args.repo)))
+
+    def token(self):
+        w = self.world
+        if w.args.user and self.headers.get("Authorization",
+                                            "") != basic(w.args.user):
+            self.answer(401)
+            return
+        token = secrets.token_urlsafe(24)
+        with w.lock:
+            w.tokens[token] = time.time() + w.ttl
+        self.answer(200, json.dumps({
+            "token": token, "expires_in": max(1, int(w.ttl))}).encode(),
+            Content_Type="application/json")
+
+    def manifest(self, reference):
+        w = self.world
+        if reference not in (w.args.tag, w.manifest_digest):
+            self.answer(404)
+            return
+        data = w.manifest
+        headers = {"Content-Type": MANIFEST,
+                   "Docker-Content-Digest": w.manifest_digest}
+        if self.name == "huge":
+            data = data.ljust(300 * 1024)
+        if self.name == "encoded":
+            headers["Content-Encoding"] = "gzip"
+        self.whole(headers, len(data), lambda at, n: data[at:at + n])
+
+    def target(self):
+        w = self.world
+        sig = dict(parse_qsl(urlsplit(self.path).query)).get("sig", "")
+        with w.lock:
+            left = w.links.get(sig, 0)
+            if left:
+                w.links[sig] = left - 1
+        if left == 0:
+            self.answer(403, b"expired\n")
+        else:
+            self.blob(urlsplit(self.path).path.rsplit("/", 1)[1])
+
+    def blob(self, digest):
+        if digest != self.world.erofs:
+            self.answer(404)
+            return
+        wanted = self.headers.get("Range", "")
+        headers = {"Content-Type": "application/octet-stream",
+                   "Accept-Ranges": "bytes"}
+        if self.name == "encoded":
+            headers["Content-Encoding"] = "gzip"
+        if not wanted.startswith("bytes=") or self.name == "full":
+            self.whole(headers, self.world.size, self.world.bytes)
+            return
+        first, _, last = wanted[6:].partition("-")
+        first = int(first)
+        last = min(int(last or self.world.size), self.world.size - 1)
+        if first > last:
+            self.answer(416, Content_Range="bytes */%d" % self.world.size)
+            return
+        self.part(headers, first, last)
+
+    # -- bodies
+
+    def part(self, headers, first, last):
+        total = self.world.size
+        shift = 4096 if self.name == "range" else 0
+        if self.name == "total":
+            total += 4096
+        headers["Content-Range"] = "bytes %d-%d/%d" % (
+            first + shift, last + shift, total)
+        self.stream(206, headers, last - first + 1, lambda at, n:
+                    self.world.bytes(first + at, n))
+
+    def whole(self, headers, length, read):
+        self.stream(200, headers, length, read)
+
+    def stream(self, status, headers, length, read):
+        announced = real = length
+        if self.name in ("short", "hang"):
+            real = length // 2
+        elif self.name == "short-honest":
+            announced = real = length // 2
+        elif self.name == "extra":
+            announced = real = length + 100
+        elif self.name in ("extra-chunked", "no-length"):
+            self.chunked(status, headers, length, read)
+            return
+        self.head(status, headers, announced)
+        at = 0
+        while at < real:
+            piece = read(at, min(PIECE, real - at)) if at < length else b""
+            piece = piece or b"x" * min(PIECE, real - at)
+            if self.name == "flip":
+                piece = bytes([piece[0] ^ 1]) + piece[1:]
+            self.body(piece)
+            at += len(piece)
+        if self.name == "hang":
+            self.hang()
+        if self.name == "short":
+            self.drop()
+
+    def chunked(self, status, headers, length, read):
+        headers["Transfer-Encoding"] = "chunked"
+        self.head(status, headers, None)
+        data = b"".join(read(at, min(PIECE, length - at))
+                        for at in range(0, length, PIECE))
+        if self.name == "extra-chunked":
+            data += b"x" * 100
+        for at in range(0, len(data), PIECE):
+            piece = data[at:at + PIECE]
+            self.wfile.write(b"%x\r\n" % len(piece))
+            self.body(piece)
+            self.wfile.write(b"\r\n")
+        self.wfile.write(b"0\r\n\r\n")
+
+    # -- faults that are no bodies
+
+    def serve(self, kind, rightly):
+        self.name, arg = self.world.fault(kind)
+        wrongly = getattr(self, "fault_" + self.name.replace("-", "_"), None)
+        if wrongly:
+            wrongly(arg)
+        else:
+            rightly()
+
+    def fault_status(self, arg):
+        self.answer(int(arg), b"so it is told\n")
+
+    def fault_retry(self, arg):
+        self.answer(429, b"slower\n", Retry_After=arg or "1")
+
+    def fault_unauthorized(self, _):
+        self.unauthorized()
+
+    def fault_realm_private(self, _):
+        self.unauthorized("http://10.255.255.1/token")
+
+    def fault_realm_inside(self, _):
+        self.unauthorized("https://10.255.255.1/token")
+
+    def fault_realm_http(self, _):
+        self.unauthorized("http://%s/token" % self.world.plain)
+
+    def fault_bad_token(self, _):
+        self.answer(200, b'{"token": "nonsense", "expires_in": 300}',
+                    Content_Type="application/json")
+
+    def fault_garbage(self, _):
+        if self.path.startswith("/token"):
+            self.answer(200, b'{"token": ["[[[')
+            return
+        self.wfile.write(b"SSH-2.0-OpenSSH_9.2\r\n")
+        self.drop()
+
+    def fault_huge(self, _):
+        if self.path.startswith("/token"):
+            self.answer(200, b'{"token": "' + b"x" * 400000 + b'"}')
+        else:
+            self.manifest(self.world.args.tag)
+
+    def fault_close(self, _):
+        self.drop()
+
+    def fault_hang_head(self, _):
+        self.hang()
+
+    def fault_long_head(self, _):
+        self.head(200, {"X-%d" % i: "y" * 1000 for i in range(90)}, 0)
+
+    def redirect(self, url):
+        self.answer(307, b"there\n", Location=url)
+
+    def fault_redirect(self, arg):
+        if not self.allowed():
+            return
+        w = self.world
+        sig = secrets.token_urlsafe(24)
+        with w.lock:
+            w.links[sig] = int(arg) if arg else -1
+        self.redirect("%s://%s/target/%s?sig=%s&secret=query" % (
+            "https" if w.args.tls_cert else "http", w.other,
+            urlsplit(self.path).path.rsplit("/", 1)[1], sig))
+
+    def fault_loop(self, _):
+        path = urlsplit(self.path)
+        self.redirect(path.path + ("" if path.query else "?again=1"))
+
+    def fault_chain(self, arg):
+        self.redirect("/hop/%s" % (arg or 9))
+
+    def hop(self, left):
+        if left > 0:
+            self.redirect("/hop/%d" % (left - 1))
+        else:
+            self.answer(404)
+
+    def fault_private(self, _):
+        self.redirect("http://10.255.255.1/" + self.world.erofs)
+
+    def fault_link_local(self, _):
+        self.redirect("http://169.254.169.254/latest/meta-data")
+
+    def fault_mapped(self, _):
+        self.redirect("http://[::ffff:10.0.0.1]/" + self.world.erofs)
+
+    def fault_downgrade(self, _):
+        self.redirect("http://%s/target/%s?sig=any" % (
+            self.world.plain, self.world.erofs))
+
+    def fault_user(self, _):
+        self.redirect("http://user:word@%s/target/x" % self.world.other)
+
+    def fault_file(self, _):
+        self.redirect("file:///etc/passwd")
+
+
+def basic(user):
+    return "Basic " + base64.b64encode(user.encode()).decode()
+
+
+class Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+    def handle_error(self, request, client_address):
+        pass                    # clients that hang up are the point
+
+
+def listen(world, role, port, context=None):
+    handler = type(role, (Handler,), {"world": world, "role": role})
+    server = Server(("127.0.0.1", port), handler)
+    if context:
+        server.socket = context.wrap_socket(server.socket, server_side=True,
+                                            do_handshake_on_connect=False)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server.server_address[1]
+
+
+def main():
+    p = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("file")
+    p.add_argument("--log", required=True)
+    p.add_argument("--repo", default="test/base")
+    p.add_argument("--tag", default="v1")
+    p.add_argument("--port", type=int, default=0)
+    p.add_argument("--other-port", type=int, default=0)
+    p.add_argument("--tls-cert")
+    p.add_argument("--tls-key")
+    p.add_argument("--auth", default="none",
+                   choices=("none", "basic", "bearer"))
+    p.add_argument("--user", default="", metavar="NAME:PASSWORD")
+    args = p.parse_args()
+    w = World(args)
+    context = None
+    if args.tls_cert:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(args.tls_cert, args.tls_key)
+    registry = "127.0.0.1:%d" % listen(w, "registry", args.port, context)
+    # another host by name, so that no credential may follow there
+    w.other = "localhost:%d" % listen(w, "other", args.other_port, context)
+    w.plain = "127.0.0.1:%d" % listen(w, "plain", 0)
+    print(json.dumps({
+        "registry": registry, "other": w.other, "admin": w.plain,
+        "image": "%s/%s:%s" % (registry, args.repo, args.tag),
+        "manifest": w.manifest_digest, "erofs": w.erofs, "size": w.size}),
+        flush=True)
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

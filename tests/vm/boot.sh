@@ -1,0 +1,78 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# boot.sh [-l] [-g GUEST-DIR] [-w REGEX] [-t SECONDS] DISK CONSOLE-LOG
+# Boots a guest under software emulation, its root disk being DISK: a file, or
+# an NBD URI of a unix socket or of a TCP port.  Waits for a line on the
+# console that matches REGEX: by default `GUEST-OK`, after which the guest
+# powers off by itself, or with -l the login prompt, at which it is ended.
+# Exits 0 if it came, 1 if not in time (300 s) or if the guest ended before.
+set -euo pipefail
+export LC_ALL=C.UTF-8
+vm=$(cd "$(dirname "$0")" && pwd)
+guest=$vm/../../build/test/small-guest
+words='GUEST-OK [0-9a-f]{64}' seconds=300 append=shed.check login=
+while getopts lg:w:t: opt; do
+	case $opt in
+	l) login=1 append='' words='login: ' ;;
+	g) guest=$OPTARG ;;
+	w) words=$OPTARG ;;
+	t) seconds=$OPTARG ;;
+	*) exit 2 ;;
+	esac
+done
+shift $((OPTIND - 1))
+[ $# -eq 2 ] || { sed -n '4s/^# /usage: /p' "$0" >&2; exit 2; }
+disk=$1 log=$2
+
+# nbd+unix:///EXPORT?socket=PATH or nbd://HOST:PORT/EXPORT
+drive() {
+	local server export=''
+	case $1 in
+	nbd+unix://*)
+		export=${1#nbd+unix:///}
+		export=${export%%\?*}
+		server=$(jq -n --arg p "${1#*socket=}" '{type: "unix", path: $p}')
+		;;
+	nbd://*)
+		server=${1#nbd://}
+		[ "$server" = "${server#*/}" ] || export=${server#*/}
+		server=${server%%/*}
+		server=$(jq -n --arg h "${server%:*}" --arg p "${server##*:}" \
+			'{type: "inet", host: $h, port: $p}')
+		;;
+	*)
+		jq -nc --arg f "$1" '{"node-name": "root", "read-only": true,
+			driver: "raw", file: {driver: "file", filename: $f}}'
+		return ;;
+	esac
+	jq -nc --argjson s "$server" --arg e "$export" '{"node-name": "root",
+		"read-only": true, driver: "nbd", server: $s, export: $e,
+		"reconnect-delay": 60}'
+}
+
+: >"$log"
+qemu-system-x86_64 -accel tcg,thread=multi -cpu Nehalem,-cx16 \
+	-m 1024 -smp 2 -display none -monitor none -serial stdio -no-reboot \
+	-nic none -kernel "$guest/vmlinuz" -initrd "$guest/initrd" \
+	-append "console=ttyS0 panic=-1 $append" \
+	-blockdev "$(drive "$disk")" -device virtio-blk-pci,drive=root \
+	</dev/null >>"$log" 2>"$log.qemu" &
+qemu=$!
+trap 'kill $qemu 2>/dev/null || true; wait $qemu 2>/dev/null || true' EXIT
+trap 'exit 1' HUP INT TERM
+# a prompt is a line without an end: match bytes, not lines
+/usr/bin/python3 -c '
+import os, re, sys
+seen = b""
+while piece := os.read(0, 65536):
+    seen = seen[-4096:] + piece
+    if re.search(sys.argv[1].encode(), seen):
+        sys.exit(0)
+sys.exit("boot.sh: no /%s/ on the console" % sys.argv[1])' "$words" < <(
+	timeout "$seconds" tail -s 0.1 -c +1 --pid=$qemu -f "$log") || {
+	cat "$log.qemu" >&2
+	exit 1
+}
+# a guest that was told to check powers off; give it the time
+[ -n "$login" ] || timeout 30 tail -s 0.1 --pid=$qemu -f /dev/null || true
