@@ -48,8 +48,8 @@ CACHED := cached/main.c cached/open.c cached/image.c cached/layout.c \
 DEVD := devd/main.c devd/parent.c devd/places.c devd/spawn.c devd/control.c \
 	devd/attach.c devd/device.c devd/answer.c devd/names.c \
 	devd/attachments.c
-DEVD_IO := devd/io_main.c devd/io_core.c devd/nbd.c devd/nbd_handshake.c \
-	devd/nbd_proto.c $(IO_OS)
+DEVD_IO := devd/io_main.c devd/io_core.c devd/io_want.c devd/nbd.c \
+	devd/nbd_handshake.c devd/nbd_reply.c devd/nbd_proto.c $(IO_OS)
 SHEDCTL := shedctl/main.c shedctl/request.c shedctl/client.c \
 	shedctl/progress.c shedctl/show.c shedctl/json.c shedctl/words.c
 

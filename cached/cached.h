@@ -211,8 +211,12 @@ enum unit_state layout_state(const struct layout *l, uint64_t unit);
  * noted it. */
 bool layout_digest(const struct layout *l, uint64_t unit, struct digest *sum);
 void layout_set(struct layout *l, uint64_t unit, enum unit_state state);
-/* Its file is proven wrong: fail it, move the file away. */
+/* Its file is proven wrong, for last_error: fail it durably, move the file
+ * away. */
 void layout_quarantine(struct layout *l);
+/* Start a failed layout anew, if *l is its only reference (then *l is another
+ * one).  0, -EBUSY or -errno; *l is NULL after another error. */
+int layout_start_anew(struct layout **l);
 /* Bytes of units present, of n_present. */
 uint64_t layout_bytes_present(const struct layout *l);
 

@@ -143,11 +143,12 @@ found_complete(struct layout *l)
 static void
 found_wrong(struct layout *l, const struct digest *got)
 {
-	struct digest_text text = digest_to_text(got);
+	struct digest_text is = digest_to_text(got),
+	    want = digest_to_text(&l->blob);
 
-	snprintf(l->last_error, sizeof(l->last_error), "the whole blob hashes "
-	    "to %.19s..., not to its name: what the registry sent was "
-	    "tampered with or damaged", text.text);
+	snprintf(l->last_error, sizeof(l->last_error), "DIGEST_MISMATCH: the "
+	    "whole blob hashes to %.19s..., its name is %.19s...: what the "
+	    "registry sent was tampered with or damaged", is.text, want.text);
 	layout_quarantine(l);
 	device_fail_all(l);
 	notice("device-failed", &l->blob, "%s", l->last_error);

@@ -86,7 +86,7 @@ static void
 image_load(int dirfd, const char *file)
 {
 	_cleanup_free_ char *text = NULL;
-	_cleanup_free_ struct image *image = calloc(1, sizeof(*image));
+	struct image *image = calloc(1, sizeof(*image));
 	char name[DIGEST_TEXT + 1];
 	size_t len;
 	int r;
@@ -102,9 +102,10 @@ image_load(int dirfd, const char *file)
 	if (r < 0) {
 		log_err("skipping images/%s: %s; attach the image by name to "
 		    "make it anew", file, strerror(-r));
+		free(image);
 		return;
 	}
-	TAILQ_INSERT_TAIL(&images, take_ptr(image), entry);
+	TAILQ_INSERT_TAIL(&images, image, entry);
 }
 
 void

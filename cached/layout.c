@@ -224,6 +224,21 @@ read_complete(const struct layout *l)
 	    sscanf(text, "%16" SCNx64, &id) == 1 && id == l->file_id;
 }
 
+/* "failed" says why a former file was quarantined. */
+static void
+read_failed(struct layout *l)
+{
+	_cleanup_free_ char *text = NULL;
+	size_t len;
+
+	if (store_read_file(l->dir, "failed", sizeof(l->last_error) - 1,
+	    &text, &len) < 0)
+		return;
+	l->failed = true;
+	l->complete = false;
+	snprintf(l->last_error, sizeof(l->last_error), "%s", text);
+}
+
 static int
 layout_load(struct layout *l)
 {
@@ -252,6 +267,7 @@ layout_load(struct layout *l)
 		r = read_records(l);
 	l->complete = r == 0 && l->n_present == l->n_units &&
 	    read_complete(l);
+	read_failed(l);
 	return r;
 }
 
@@ -347,6 +363,10 @@ layout_quarantine(struct layout *l)
 
 	l->failed = true;
 	l->complete = false;
+	if (store_write_file(l->dir, "failed", l->last_error,
+	    strlen(l->last_error)) < 0)
+		log_err("record that %.12s failed: %s", hex.text,
+		    strerror(errno));
 	snprintf(from, sizeof(from), "data.%016" PRIx64, l->file_id);
 	snprintf(to, sizeof(to), "%s.%016" PRIx64, hex.text, l->file_id);
 	if (dir < 0 || renameat(l->dir, from, dir, to) < 0)
@@ -358,4 +378,23 @@ layout_quarantine(struct layout *l)
 	remove_files(l);
 	fsync(l->dir);
 	fd_close(dir);
+}
+
+int
+layout_start_anew(struct layout **l)
+{
+	struct layout *old = *l;
+	struct digest blob = old->blob;
+	uint64_t size = old->size;
+	char host[REF_HOST_MAX + 1], repo[REF_REPO_MAX + 1];
+
+	if (old->refs > 1)
+		return -EBUSY;
+	memcpy(host, old->host, sizeof(host));
+	memcpy(repo, old->repo, sizeof(repo));
+	if (unlinkat(old->dir, "failed", 0) < 0 && errno != ENOENT)
+		return -errno;
+	layout_put(old);
+	*l = NULL;
+	return layout_get(&blob, size, host, repo, l);
 }

@@ -51,7 +51,7 @@ struct open {
 	struct image image;
 	char *manifest;
 	size_t manifest_len;
-	bool whole, fallback, plain;
+	bool whole, fallback, plain, restore;
 	uint64_t deadline, next_try, retry_ms;	/* monotonic ms; 0: none */
 	uint64_t sent, sent_at, moved_at;	/* progress */
 	uint64_t requests, body_bytes;		/* to be put to the layout */
@@ -166,6 +166,10 @@ layout_begin(struct open *o)
 	int r = layout_get(&o->image.blob, o->image.size, o->image.host,
 	    o->image.repo, &l);
 
+	if (r == 0 && l->failed && !o->restore) {
+		r = layout_start_anew(&l);
+		r = r == -EBUSY ? 0 : r;
+	}
 	if (r == -ENOSPC || r == -EDQUOT) {
 		open_fail(o, CTL_CODE(NO_SPACE), true, "the store has no room "
 		    "for %s; free some space", o->image.name);
@@ -184,9 +188,8 @@ layout_begin(struct open *o)
 		memcpy(l->repo, o->image.repo, sizeof(l->repo));
 	}
 	if (l->failed)
-		open_fail(o, CTL_CODE(DIGEST_MISMATCH), false, "%s proved to "
-		    "be damaged and is still attached; detach it, then attach "
-		    "it again", o->image.name);
+		open_fail(o, CTL_CODE(DIGEST_MISMATCH), false, "%s; detach "
+		    "it, then attach it again", l->last_error);
 	else if (o->whole)
 		fill_begin(o);
 	else
@@ -477,6 +480,7 @@ on_open(void *owner, struct ipc_link *link, struct ipc_message *msg)
 	o->id = msg->id;
 	o->whole = m->whole || m->rung == CTL_RUNG(WHOLE);
 	o->fallback = m->fallback_whole;
+	o->restore = m->restore;
 	o->deadline = now_ms() + (m->deadline_ms ? m->deadline_ms :
 	    RESOLVE_MAX_MS);
 	snprintf(o->image.name, sizeof(o->image.name), "%s", m->image);

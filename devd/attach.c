@@ -370,6 +370,7 @@ open_send(const struct op *o)
 	m.rung = o->rung;
 	m.whole = o->whole;
 	m.fallback_whole = o->fallback;
+	m.restore = o->kind == OP_RESTORE;
 	m.deadline_ms = o->deadline_ms > MAKING_MS ?
 	    o->deadline_ms - MAKING_MS : o->deadline_ms;
 	ipc_send(cached_link, o->id, SUITE_BODY(OPEN), &m, NULL, 0, -1);

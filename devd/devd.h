@@ -40,7 +40,8 @@ int parent_remove_devices(const struct places *places);
 #define RUN_PATH_MAX	(SOCKET_PATH_MAX - 5 - DEVICE_ID_LEN - 5)
 
 /* Make the directories, check owners.  Logs and ends the process on failure. */
-void places_make(const struct places *places, gid_t group);
+void places_make_run(const struct places *places, gid_t group);
+void places_make_store(const struct places *places);
 /* Lock `file` in dir, waiting up to wait_s for a dying instance to let go.
  * The descriptor; logs and ends the process when it is held. */
 int places_lock(const char *dir, const char *file, int wait_s,

@@ -51,6 +51,7 @@ struct event_base;
 /* ---- io_core.c: finding bytes, waiting for them, giving them out ---- */
 
 struct io_want;
+struct io_lane;
 
 enum io_state {
 	IO_IDLE = 0,	/* not begun, or ended */
@@ -87,12 +88,8 @@ int core_device(uint64_t size, uint32_t unit, int map_fd);
 int core_stats(int stats_fd);
 bool core_complete(void);		/* both were given */
 uint64_t core_size(void);
+uint32_t core_unit(void);
 struct stats *core_stats_page(void);
-
-/* A new link to cached (fd taken) in place of the old: all that waits is asked
- * again, lanes of the old one are void. */
-void core_link(int fd);
-extern const struct ipc_table core_table;
 
 /* Begin a read.  1: ready, 0: parked (on_ready follows), -errno. */
 int io_begin(struct io_req *req);
@@ -114,7 +111,27 @@ void io_hint(uint64_t offset, uint64_t length);
  * Asks for nothing. */
 uint64_t io_resident(uint64_t offset, uint64_t len, bool *resident);
 
-/* ---- nbd.c: connections and transmission; nbd_handshake.c ---- */
+/* ---- io_want.c: the link to cached ---- */
+
+void want_init(struct event_base *base, void (*broken)(const char *why));
+/* A new link (fd taken) in place of the old: all that waits is asked again,
+ * lanes of the old one are void. */
+void want_link(int fd);
+extern const struct ipc_table want_table;
+/* The file in a slot < MAP_SLOTS, or -1. */
+int want_store(uint32_t slot);
+/* Ask for first..last on behalf of req; core_answered() follows, unless
+ * want_leave() comes before it.  false: no room. */
+bool want_ask(struct io_req *req, uint64_t first, uint64_t last, bool again);
+void want_leave(struct io_req *req);
+/* Ask on nobody's behalf.  false: no room. */
+bool want_hint(uint64_t first, uint64_t last);
+/* error: 0, or -errno of the answer.  (io_core.c) */
+void core_answered(struct io_req *req, int error);
+/* A unit's bytes in a lane (or NULL), or NULL: not there, or void. */
+const uint8_t *lane_unit(const struct io_lane *lane, uint64_t unit);
+
+/* ---- nbd.c: connections and their requests ---- */
 
 enum conn_state {	/* see nbd.c */
 	CONN_FLAGS,
@@ -128,7 +145,17 @@ enum conn_state {	/* see nbd.c */
 #define NBD_IN_SIZE	(NBD_OPTION_HEADER + NBD_OPTION_MAX)
 #define NBD_OUT_SIZE	512	/* bytes: all replies to one option */
 
-struct nbd_reply;
+struct conn;
+
+struct nbd_reply {
+	struct io_req io;	/* of a READ without error */
+	TAILQ_ENTRY(nbd_reply) list;
+	struct conn *conn;
+	struct nbd_request request;
+	enum nbd_error error;
+	size_t burden;		/* its part of conn.bytes */
+	bool parked;		/* on that list */
+};
 
 struct conn {
 	LIST_ENTRY(conn) entry;
@@ -171,10 +198,28 @@ int nbd_start(void);
 bool nbd_is_name(const struct nbd_string *name);
 const char *nbd_name(void);
 
+/* Take n bytes off the front of c->in. */
+void conn_drop(struct conn *c, size_t n);
+
+/* ---- nbd_handshake.c: from hello to GO ---- */
+
 /* One step of a handshake on what is in c->in; its answer goes to c->out, which
  * is empty.  1: a step was made, 0: more bytes are needed, -errno: close. */
 int handshake_step(struct conn *c);
-/* Take n bytes off the front of c->in. */
-void conn_drop(struct conn *c, size_t n);
+
+/* ---- nbd_reply.c: the output of a connection ---- */
+
+/* Send what is ready, until c->blocked.  0: nothing more can go now, -errno:
+ * close. */
+int reply_write(struct conn *c);
+/* Give the lanes of all that is ready back. */
+void reply_yield(struct conn *c);
+/* A READ that can't be served: it becomes an error. */
+void reply_fail(struct nbd_reply *r, int error);
+/* Bytes of data behind its header. */
+size_t reply_body(const struct nbd_reply *r);
+/* send(2).  1: go on, 0: the socket is full, -errno.  *sent bytes went. */
+int conn_send(struct conn *c, const uint8_t *buf, size_t len, int flags,
+    size_t *sent);
 
 #endif

@@ -16,18 +16,8 @@
  * The map is looked at again at each step, never remembered: a request that is
  * READY may find out at any byte that it must wait again.
  *
- * A Want outlives its reader (who closes the connection): the answer then only
- * gives its lane back, unless somebody has asked for the same meanwhile and
- * has taken it over.  A hint is a Want without a reader from the start.  There
- * are IO_WANTS of them, so that no client can make more.
- *
- * Lanes of the scratch object are leased: whoever holds one makes others wait.
- * So a request that waits holds none, and a lane's bytes are copied, never
- * sent by reference.  Without a link nothing is lost: whatever waits is asked
- * again on the next one, and lanes of the old one are void.
+ * How cached is asked, and what it gives: io_want.c.
  */
-#include <sys/mman.h>
-
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
@@ -41,24 +31,6 @@
 #include "devd/io.h"
 #include "devd/sendfile.h"
 
-struct io_want {
-	uint64_t first;
-	uint32_t count;
-	uint32_t generation;	/* makes its id another one each time */
-	struct io_req *req;	/* NULL: a hint, or its reader has left */
-	bool used, again, hint;
-	SLIST_ENTRY(io_want) entry;	/* free */
-};
-
-/* Scratch bytes that one request holds, until its Release. */
-struct io_lane {
-	uint64_t scratch;	/* core.scratches when it came; void later */
-	uint32_t lane;
-	uint64_t first;		/* unit at its start */
-	uint32_t count;
-	uint8_t here[];		/* one byte a unit, as in Here */
-};
-
 /* Where a run of bytes lies. */
 struct piece {
 	int fd;			/* >= 0: in a store file, at offset */
@@ -68,29 +40,16 @@ struct piece {
 };
 
 static struct {
-	struct event_base *base;
-	void (*broken)(const char *why);
 	struct event *backoff;
 
 	uint64_t size;
 	uint32_t unit;
 	const struct map *map;
 	struct stats *stats;
-	int slots[MAP_SLOTS];
 
-	struct ipc_link *link;	/* NULL: cached is away */
-	uint64_t scratches;	/* counts them: a lane belongs to one */
-	void *scratch;
-	uint32_t lanes;
-	uint64_t lane_size;
-
-	struct io_want wants[IO_WANTS];
-	SLIST_HEAD(, io_want) free_wants;
-	unsigned orphans, hints;	/* wants without a reader */
 	TAILQ_HEAD(, io_req) hungry;
 	unsigned n_hungry;
 } core = {
-	.free_wants = SLIST_HEAD_INITIALIZER(core.free_wants),
 	.hungry = TAILQ_HEAD_INITIALIZER(core.hungry),
 };
 
@@ -113,15 +72,10 @@ req_last(const struct io_req *req)
 void
 core_init(struct event_base *base, void (*broken)(const char *why))
 {
-	core.base = base;
-	core.broken = broken;
+	want_init(base, broken);
 	core.backoff = evtimer_new(base, hungry_due, NULL);
 	if (!core.backoff)
 		log_die("no memory at start");
-	for (size_t i = 0; i < MAP_SLOTS; i++)
-		core.slots[i] = -1;
-	for (size_t i = IO_WANTS; i-- > 0;)
-		SLIST_INSERT_HEAD(&core.free_wants, &core.wants[i], entry);
 }
 
 int
@@ -171,6 +125,12 @@ core_size(void)
 	return core.size;
 }
 
+uint32_t
+core_unit(void)
+{
+	return core.unit;
+}
+
 struct stats *
 core_stats_page(void)
 {
@@ -202,19 +162,8 @@ unit_in_store(uint64_t unit, int *fd, uint64_t *offset)
 
 	if (!map_location(word, &slot, offset) || slot >= MAP_SLOTS)
 		return false;
-	*fd = core.slots[slot];
+	*fd = want_store(slot);
 	return *fd >= 0;
-}
-
-static const uint8_t *
-unit_in_lane(const struct io_lane *lane, uint64_t unit)
-{
-	if (!lane || lane->scratch != core.scratches || unit < lane->first ||
-	    unit - lane->first >= lane->count ||
-	    !lane->here[unit - lane->first])
-		return NULL;
-	return (const uint8_t *)core.scratch + lane->lane * core.lane_size +
-	    (unit - lane->first) * core.unit;
 }
 
 static bool
@@ -223,7 +172,7 @@ unit_present(const struct io_req *req, uint64_t unit)
 	uint64_t offset;
 	int fd;
 
-	return unit_in_lane(req->lane, unit) ||
+	return lane_unit(req->lane, unit) ||
 	    unit_in_store(unit, &fd, &offset);
 }
 
@@ -231,7 +180,7 @@ unit_present(const struct io_req *req, uint64_t unit)
 static bool
 piece_goes_on(const struct piece *p, const struct io_req *req, uint64_t next)
 {
-	const uint8_t *scratch = unit_in_lane(req->lane, next);
+	const uint8_t *scratch = lane_unit(req->lane, next);
 	uint64_t offset;
 	int fd;
 
@@ -249,7 +198,7 @@ piece_find(const struct io_req *req, uint32_t pos, struct piece *p)
 	uint32_t into = (uint32_t)(at % core.unit), left = req->length - pos;
 
 	*p = (struct piece){ .fd = -1, .len = core.unit - into };
-	p->scratch = unit_in_lane(req->lane, unit);
+	p->scratch = lane_unit(req->lane, unit);
 	if (p->scratch)
 		p->scratch += into;
 	else if (unit_in_store(unit, &p->fd, &p->offset))
@@ -284,8 +233,8 @@ missing(const struct io_req *req, uint64_t *first, uint64_t *last)
 uint64_t
 io_resident(uint64_t offset, uint64_t len, bool *resident)
 {
-	uint64_t unit = offset / core.unit, run = core.unit - offset % core.unit;
-	uint64_t at;
+	uint64_t unit = offset / core.unit, at;
+	uint64_t run = core.unit - offset % core.unit;
 	int fd;
 
 	*resident = unit_in_store(unit, &fd, &at);
@@ -294,105 +243,7 @@ io_resident(uint64_t offset, uint64_t len, bool *resident)
 	return run < len ? run : len;
 }
 
-/* ---- wants ---- */
-
-static uint64_t
-want_id(const struct io_want *want)
-{
-	return (uint64_t)want->generation * IO_WANTS +
-	    (uint64_t)(want - core.wants);
-}
-
-static struct io_want *
-want_find(uint64_t id)
-{
-	struct io_want *want = &core.wants[id % IO_WANTS];
-
-	return want->used && want_id(want) == id ? want : NULL;
-}
-
-/* Without a link, core_link() will do it. */
-static void
-want_send(const struct io_want *want)
-{
-	Suite__Want msg = SUITE__WANT__INIT;
-
-	if (!core.link)
-		return;
-	msg.first = want->first;
-	msg.count = want->count;
-	msg.again = want->again;
-	ipc_send(core.link, want_id(want), SUITE_BODY(WANT), &msg, NULL, 0, -1);
-}
-
-static struct io_want *
-want_new(uint64_t first, uint64_t last, bool again)
-{
-	struct io_want *want = SLIST_FIRST(&core.free_wants);
-
-	if (!want)
-		return NULL;
-	SLIST_REMOVE_HEAD(&core.free_wants, entry);
-	*want = (struct io_want){ .first = first,
-		.count = (uint32_t)(last - first + 1), .again = again,
-		.generation = want->generation + 1, .used = true };
-	assert(want->count <= WANT_MAX);
-	return want;
-}
-
-static void
-want_free(struct io_want *want)
-{
-	if (!want->req && want->hint)
-		core.hints--;
-	else if (!want->req)
-		core.orphans--;
-	want->used = false;
-	SLIST_INSERT_HEAD(&core.free_wants, want, entry);
-}
-
-/* A want whose reader left and that asks for just this, or NULL.  A client
- * that connects again asks for the same again. */
-static struct io_want *
-want_adopt(uint64_t first, uint64_t last, bool again)
-{
-	if (core.orphans == 0)
-		return NULL;
-	for (size_t i = 0; i < IO_WANTS; i++) {
-		struct io_want *w = &core.wants[i];
-
-		if (w->used && !w->req && !w->hint && w->first == first &&
-		    w->count == last - first + 1 && w->again == again) {
-			core.orphans--;
-			return w;
-		}
-	}
-	return NULL;
-}
-
 /* ---- states of a request ---- */
-
-static void
-lane_release(uint32_t lane)
-{
-	Suite__Release msg = SUITE__RELEASE__INIT;
-
-	if (!core.link)
-		return;
-	msg.lane = lane;
-	ipc_send(core.link, 0, SUITE_BODY(RELEASE), &msg, NULL, 0, -1);
-}
-
-void
-io_yield(struct io_req *req)
-{
-	if (!req->lane)
-		return;
-	if (req->lane->scratch == core.scratches)
-		lane_release(req->lane->lane);
-	free(req->lane);
-	req->lane = NULL;
-}
 
 static void
 req_hungry(struct io_req *req)
@@ -418,23 +269,11 @@ req_unhungry(struct io_req *req)
 static void
 req_ask(struct io_req *req, uint64_t first, uint64_t last, bool again)
 {
-	struct io_want *want;
-
 	io_yield(req);
-	want = want_adopt(first, last, again);
-	if (want) {
-		want->req = req;
-	} else {
-		want = want_new(first, last, again);
-		if (!want) {
-			req_hungry(req);
-			return;
-		}
-		want->req = req;
-		want_send(want);
-	}
-	req->state = IO_ASKED;
-	req->want = want;
+	if (want_ask(req, first, last, again))
+		req->state = IO_ASKED;
+	else
+		req_hungry(req);
 }
 
 /* Look what is there now, and go on from there. */
@@ -494,6 +333,19 @@ req_retry(struct io_req *req)
 		req_answer(req);
 }
 
+void
+core_answered(struct io_req *req, int error)
+{
+	req->state = IO_IDLE;
+	if (error == 0) {
+		req_retry(req);
+		return;
+	}
+	req->state = IO_FAILED;
+	req->error = error;
+	req_answer(req);
+}
+
 int
 io_begin(struct io_req *req)
 {
@@ -527,13 +379,8 @@ io_end(struct io_req *req)
 		    memory_order_relaxed);
 	if (req->state == IO_HUNGRY)
 		req_unhungry(req);
-	if (req->state == IO_ASKED) {
-		req->want->req = NULL;
-		core.orphans++;
-		if (!core.link)
-			want_free(req->want);
-		req->want = NULL;
-	}
+	if (req->state == IO_ASKED)
+		want_leave(req);
 	io_yield(req);
 	req->state = IO_IDLE;
 }
@@ -642,191 +489,16 @@ io_hint(uint64_t offset, uint64_t length)
 {
 	const struct io_req none = { 0 };
 	uint64_t window = NBD_READ_MAX / core.unit, first, last, end;
-	struct io_want *want;
 
 	if (length == 0 || map_failed())
 		return;
 	end = (offset + length - 1) / core.unit;
 	for (first = offset / core.unit; first <= end; first = last + 1) {
-		uint64_t from = first;
+		uint64_t from = first, to;
 
-		if (core.hints >= IO_HINTS)
-			return;
 		last = end - first < window ? end : first + window - 1;
-		uint64_t to = last;
-		if (!missing(&none, &from, &to))
-			continue;
-		want = want_new(from, to, false);
-		if (!want)
+		to = last;
+		if (missing(&none, &from, &to) && !want_hint(from, to))
 			return;
-		want->hint = true;
-		core.hints++;
-		want_send(want);
 	}
 }
-
-/* ---- the link to cached ---- */
-
-static void
-core_unlink(void)
-{
-	ipc_free(take_ptr(core.link));
-	if (core.scratch)
-		munmap(core.scratch, core.lanes * core.lane_size);
-	core.scratch = NULL;
-	core.lanes = 0;
-	core.scratches++;
-	for (size_t i = 0; i < IO_WANTS; i++)
-		if (core.wants[i].used && !core.wants[i].req)
-			want_free(&core.wants[i]);
-}
-
-static void
-core_breach(const char *why)
-{
-	core_unlink();
-	core.broken(why);
-}
-
-void
-core_link(int fd)
-{
-	core_unlink();
-	core.link = ipc_new(core.base, fd, &core_table, PEER_CACHED, NULL);
-	if (!core.link)
-		log_die("no memory for the link to cached");
-	for (size_t i = 0; i < IO_WANTS; i++)
-		if (core.wants[i].used)
-			want_send(&core.wants[i]);
-}
-
-static void
-link_closed(void *owner, struct ipc_link *link, int why)
-{
-	(void)owner;
-	assert(link == core.link);
-	if (why == -EPROTO)
-		core_breach(strerror(-why));
-	else
-		core_unlink();	/* it died; a successor comes */
-}
-
-static void
-on_store_file(void *owner, struct ipc_link *link, struct ipc_message *msg)
-{
-	_cleanup_close_ int fd = msg->fd;
-	const Suite__StoreFile *file = msg->body;
-
-	(void)owner;
-	(void)link;
-	if (file->slot >= MAP_SLOTS) {
-		core_breach("a store file without a slot");
-		return;
-	}
-	fd_close(core.slots[file->slot]);
-	core.slots[file->slot] = take_fd(&fd);
-}
-
-static void
-on_scratch(void *owner, struct ipc_link *link, struct ipc_message *msg)
-{
-	_cleanup_close_ int fd = msg->fd;
-	const Suite__Scratch *scratch = msg->body;
-	int r;
-
-	(void)owner;
-	(void)link;
-	if (core.scratch || scratch->lanes == 0 ||
-	    scratch->lanes > IO_LANES_MAX || scratch->lane_size == 0 ||
-	    scratch->lane_size > 2 * NBD_READ_MAX) {
-		core_breach("a scratch object out of bounds");
-		return;
-	}
-	r = shm_map(fd, scratch->lanes * scratch->lane_size, 0, &core.scratch);
-	if (r < 0) {
-		core_breach("a scratch object that is not what it says");
-		return;
-	}
-	core.lanes = scratch->lanes;
-	core.lane_size = scratch->lane_size;
-}
-
-/* Does the lane of an answer hold what it says? */
-static bool
-here_valid(const Suite__Here *here, const struct io_want *want)
-{
-	if (here->lane == -1)
-		return true;
-	if (here->lane < 0 || (uint32_t)here->lane >= core.lanes ||
-	    here->in_lane.len != want->count)
-		return false;
-	for (uint32_t i = 0; i < want->count; i++)
-		if (here->in_lane.data[i] &&
-		    (i + UINT64_C(1)) * core.unit > core.lane_size)
-			return false;
-	return true;
-}
-
-/* The request's own copy of the lane.  NULL without memory. */
-static struct io_lane *
-lane_new(const Suite__Here *here, const struct io_want *want)
-{
-	struct io_lane *lane = malloc(sizeof(*lane) + want->count);
-
-	if (!lane)
-		return NULL;
-	lane->scratch = core.scratches;
-	lane->lane = (uint32_t)here->lane;
-	lane->first = want->first;
-	lane->count = want->count;
-	memcpy(lane->here, here->in_lane.data, want->count);
-	return lane;
-}
-
-static void
-on_here(void *owner, struct ipc_link *link, struct ipc_message *msg)
-{
-	const Suite__Here *here = msg->body;
-	struct io_want *want = want_find(msg->id);
-	struct io_req *req;
-
-	(void)owner;
-	(void)link;
-	if (!want || !here_valid(here, want)) {
-		core_breach("an answer to nothing that was asked");
-		return;
-	}
-	req = want->req;
-	if (req && here->status == 0 && here->lane >= 0)
-		req->lane = lane_new(here, want);
-	if (here->lane >= 0 && (!req || !req->lane))
-		lane_release((uint32_t)here->lane);
-	want_free(want);
-	if (!req)
-		return;
-	req->want = NULL;
-	req->state = IO_IDLE;
-	if (here->status == 0) {
-		req_retry(req);
-		return;
-	}
-	req->state = IO_FAILED;
-	req->error = -(int)here->status;
-	req_answer(req);
-}
-
-static const struct ipc_rule core_rules[] = {
-	{ SUITE_BODY(STORE_FILE), "store_file", PEER_CACHED, PHASE_ANY,
-	    true, false, on_store_file },
-	{ SUITE_BODY(SCRATCH), "scratch", PEER_CACHED, PHASE_ANY,
-	    true, false, on_scratch },
-	{ SUITE_BODY(HERE), "here", PEER_CACHED, PHASE_ANY,
-	    false, false, on_here },
-};
-
-const struct ipc_table core_table = {
-	.frame = &suite__frame__descriptor,
-	.rules = core_rules,
-	.n_rules = ARRAY_LEN(core_rules),
-	.closed = link_closed,
-};

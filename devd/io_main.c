@@ -33,7 +33,7 @@ static const struct policy policy = {
 	.file_size = 0,
 };
 
-/* What it may be asked: by cached, core_rules at the end of io_core.c; by the
+/* What it may be asked: by cached, rules at the end of io_want.c; by the
  * parent: */
 static void on_listen(const struct parent_msg *msg, int fd);
 static void on_peer(const struct parent_msg *msg, int fd);
@@ -96,7 +96,7 @@ on_peer(const struct parent_msg *msg, int fd)
 {
 	if (msg->peer != PEER_CACHED)
 		log_die("the parent sent a link to peer %u", msg->peer);
-	core_link(fd);
+	want_link(fd);
 }
 
 static void
@@ -168,7 +168,7 @@ main(int argc, char **argv)
 {
 	log_init("devd-io");
 	if (argc == 2 && strcmp(argv[1], "--messages") == 0) {
-		ipc_print_table("devd-io", &core_table);
+		ipc_print_table("devd-io", &want_table);
 		return 0;
 	}
 	if (argc == 2 && strcmp(argv[1], "--version") == 0) {

@@ -656,10 +656,13 @@ hold(void)
 			    "make it, or remove the key", conf->group);
 		group = gr->gr_gid;
 	}
-	places_make(places, group);
-	places_lock(places->run, "lock", 5, "run directory");
-	store_lock = places_lock(places->store, "lock", STORE_LOCK_WAIT_S,
-	    "store");
+	places_make_run(places, group);
+	places_lock(places->run, "lock", 0, "run directory");
+	places_make_store(places);
+	places_lock(places->store, "lock", 0, "store");
+	/* A cached whose parent was killed may still be syncing. */
+	store_lock = places_lock(places->store, "lock.cached",
+	    STORE_LOCK_WAIT_S, "store");
 	store_dir = open(places->store, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (store_dir < 0)
 		log_die("open the store %s: %s", places->store,
@@ -718,7 +721,7 @@ parent_remove_devices(const struct places *p)
 	char pattern[SOCKET_PATH_MAX + 32];
 
 	places = p;
-	places_make(places, 0);
+	places_make_run(places, 0);
 	places_lock(places->run, "lock", 0, "run directory");
 	for (int i = 0; i < 2; i++)
 		if (ftruncate(open_state(i), 0) < 0)

@@ -82,25 +82,30 @@ own_store(const char *path)
 }
 
 void
-places_make(const struct places *places, gid_t group)
+places_make_run(const struct places *places, gid_t group)
 {
 	char nbd[RUN_PATH_MAX + 8];
 	mode_t mode = places->root ? 0755 : 0700;
 
 	if (strlen(places->run) > RUN_PATH_MAX ||
 	    strpbrk(places->run, " ,"))
-		log_die("the run directory %s is longer than %d bytes or has a "
-		    "space or comma, so that clients could not name its "
-		    "sockets; choose another with --run", places->run,
-		    RUN_PATH_MAX);
+		log_die("the run directory %s is longer than %d bytes, so that "
+		    "its sockets' paths pass %d, or has a space or comma; "
+		    "choose another with --run", places->run, RUN_PATH_MAX,
+		    SOCKET_PATH_MAX);
 	make_directory(places->run, mode);
-	make_directory(places->store, 0700);
-	if (places->root)
-		own_store(places->store);
 	snprintf(nbd, sizeof(nbd), "%s/nbd", places->run);
 	make_directory(nbd, places->root ? 0750 : 0700);
 	if (places->root && chown(nbd, 0, group) < 0)
 		log_die("give %s to its group: %s", nbd, strerror(errno));
+}
+
+void
+places_make_store(const struct places *places)
+{
+	make_directory(places->store, 0700);
+	if (places->root)
+		own_store(places->store);
 }
 
 int

@@ -481,7 +481,8 @@ auth_challenged(struct site *site, const char *repo, const char *challenge,
 		return AUTH_FAILED;
 	}
 	if (!t->transfer && t->header && t->until > now_us() &&
-	    (!sent || strcmp(sent, t->header) != 0))
+	    (!sent || (strncmp(sent, "Bearer ", 7) == 0 &&
+	    strcmp(sent, t->header) != 0)))
 		return AUTH_GO;		/* renewed meanwhile */
 	if (!t->transfer) {
 		token_drop(t);

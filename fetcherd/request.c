@@ -678,7 +678,7 @@ request_cancel(struct ipc_link *link, uint64_t id)
 	if (!r)
 		return;		/* its FetchDone is on the way */
 	failure_set(&r->failure, CTL_CODE(CANCELLED), true,
-	    "%s: cancelled, as nobody waits for it any more", r->where);
+	    "%s: cancelled; nobody waits for it any more", r->where);
 	request_finish(r);
 }
 

@@ -180,7 +180,7 @@ on_connected(void *arg, char *ip, char *local, int port, int local_port)
 		return CURL_PREREQFUNC_ABORT;
 	}
 	t->out.refused = false;		/* another address was fine */
-	t->out.requests = 1;
+	t->out.requests++;	/* again if curl finds a kept connection dead */
 	idle_again(t);
 	return CURL_PREREQFUNC_OK;
 }

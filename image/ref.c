@@ -4,6 +4,7 @@
  * host is never guessed: there is no default registry.
  */
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "image/ref.h"
@@ -68,7 +69,7 @@ host_valid(const char *host)
 	if (host[0] != '[' && !spans(host, n, LOWER UPPER DIGITS ".-"))
 		return false;
 	return !port || (spans(port + 1, strlen(port + 1), DIGITS) &&
-	    strlen(port + 1) <= 5);
+	    strlen(port + 1) <= 5 && atoi(port + 1) <= 65535);
 }
 
 static int

@@ -499,11 +499,12 @@ def main():
     # another host by name, so that no credential may follow there
     w.other = "localhost:%d" % listen(w, "other", args.other_port, context)
     w.plain = "127.0.0.1:%d" % listen(w, "plain", 0)
-    print(json.dumps({
+    sys.stdout.write(json.dumps({
         "registry": registry, "other": w.other, "admin": w.plain,
         "image": "%s/%s:%s" % (registry, args.repo, args.tag),
-        "manifest": w.manifest_digest, "erofs": w.erofs, "size": w.size}),
-        flush=True)
+        "manifest": w.manifest_digest, "erofs": w.erofs,
+        "size": w.size}) + "\n")
+    sys.stdout.flush()
     try:
         threading.Event().wait()
     except KeyboardInterrupt:

@@ -26,6 +26,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <netdb.h>
 #include <netinet/in.h>
 
 #include <cmocka.h>
@@ -83,8 +84,8 @@ static void
 registry_start(struct registry *reg, const char *options)
 {
 	char command[4 * PATH_MAX], name[64], line[4096], file[PATH_MAX];
+	_cleanup_fclose_ FILE *f = NULL;
 	int out[2];
-	ssize_t n;
 	json_t *j;
 
 	snprintf(name, sizeof(name), "%s.log", reg->name);
@@ -100,10 +101,9 @@ registry_start(struct registry *reg, const char *options)
 		_exit(127);
 	}
 	close(out[1]);
-	n = read(out[0], line, sizeof(line) - 1);
-	close(out[0]);
-	assert_true(n > 0);
-	line[n] = '\0';
+	f = fdopen(out[0], "r");
+	assert_non_null(f);
+	assert_non_null(fgets(line, sizeof(line), f));
 	j = json_loads(line, 0, NULL);
 	take_string(j, "registry", reg->host, sizeof(reg->host));
 	take_string(j, "other", reg->other, sizeof(reg->other));
@@ -260,7 +260,6 @@ on_fetch_done(void *owner, struct ipc_link *l, struct ipc_message *msg)
 	EXPECT(!strstr(m->text, "sig="));
 	if (m->code != 0) {
 		EXPECT(strstr(m->text, REPO));
-		EXPECT(strstr(m->text, "127.0.0.1"));
 		EXPECT(strchr(m->text, ';'));	/* the remedy */
 	}
 }
@@ -725,6 +724,31 @@ test_nobody_there(void **state)
 	(void)state;
 	want_failure(a, CODE(REGISTRY_UNREACHABLE), true);
 	assert_int_equal(a->requests, 0);
+}
+
+/* Names are looked up inside the sandbox, in a thread of curl's. */
+static void
+test_a_name_is_looked_up(void **state)
+{
+	struct addrinfo *list;
+	char name[HOST_NAME_MAX + 1] = "", host[HOST_NAME_MAX + 16];
+	struct answer *a;
+
+	(void)state;
+	a = ask_resolve("nosuchname.invalid", REPO, "v1");
+	wait_for(a);
+	assert_int_equal(a->code, CODE(REGISTRY_UNREACHABLE));
+	assert_true(a->retry);
+	if (gethostname(name, sizeof(name)) < 0 ||
+	    getaddrinfo(name, NULL, NULL, &list) != 0)
+		skip();		/* this host has no name of its own */
+	freeaddrinfo(list);
+	snprintf(host, sizeof(host), "%s:1", name);
+	a = ask_resolve(host, REPO, "v1");
+	wait_for(a);
+	print_message("      %s\n", a->text);
+	assert_int_equal(a->code, CODE(REGISTRY_UNREACHABLE));
+	assert_non_null(strstr(a->text, "accept"));
 }
 
 static void
@@ -1317,6 +1341,7 @@ main(void)
 		cmocka_unit_test(test_each_wrong_answer_is_a_clear_failure),
 		cmocka_unit_test(test_silence_is_a_timeout),
 		cmocka_unit_test(test_nobody_there),
+		cmocka_unit_test(test_a_name_is_looked_up),
 		cmocka_unit_test(test_names_that_are_none),
 		cmocka_unit_test(test_a_redirect_is_followed_and_remembered),
 		cmocka_unit_test(test_a_link_that_expires_is_renewed),

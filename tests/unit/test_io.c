@@ -193,6 +193,12 @@ test_units_lie_in_any_slot_at_any_place(void **state)
 		atomic_store(&h->map->words[u],
 		    map_word(255, (64 - u) * UNIT));
 	}
+	/* At its place, but of the other file. */
+	pattern_fill(buf, 5 * UNIT, UNIT);
+	must(fd_pwrite_all(other, buf, UNIT, 5 * UNIT) == 0);
+	atomic_store(&h->map->words[5], map_word(255, 5 * UNIT));
+	memset(buf, 0xee, UNIT);
+	must(fd_pwrite_all(h->store, buf, UNIT, 5 * UNIT) == 0);
 	host_slot(h, 255, other);
 	read_right(fd, 0, 4 * MIB);
 	read_right(fd, 777, 3 * MIB);
@@ -511,6 +517,42 @@ test_reply_goes_on_where_the_file_broke(void **state)
 	close(fd);
 }
 
+/* The reply behind one that waits must not hold what that one waits for. */
+static void
+test_reply_that_waits_leaves_no_lane_held(void **state)
+{
+	struct host *h = *state;
+	int fd = client_new(h);
+	_cleanup_free_ uint8_t *buf = malloc(4 * MIB);
+	struct want w;
+	size_t have;
+
+	host_scratch(h, 1, 5 * MIB);
+	host_fill(h, 0, 64);
+	client_ask(fd, NBD_CMD_READ, 0, 1, 0, 4 * MIB);
+	refused(fd, 1, 0);
+	client_ask(fd, NBD_CMD_READ, 0, 2, 100 * UNIT, 512);
+	w = host_want(h);
+	host_here_lane(h, &w, 0);
+	poll(NULL, 0, QUIET_MS);
+	must(ftruncate(h->store, 40 * UNIT) == 0);
+	have = read_until_message(h, fd, buf, 4 * MIB);
+	w = host_want(h);
+	assert_true(w.first == 40 && w.again);
+	assert_int_equal(host_release(h), 0);
+	host_fill(h, 40, 24);
+	host_here(h, w.id, 0);
+	must(get_bytes(fd, buf + have, 4 * MIB - have));
+	assert_true(pattern_is(buf, 0, 4 * MIB));
+	w = host_want(h);
+	assert_int_equal(w.first, 100);
+	host_here_lane(h, &w, 0);
+	refused(fd, 2, 0);
+	assert_true(client_data_right(fd, 100 * UNIT, 512));
+	assert_int_equal(host_release(h), 0);
+	close(fd);
+}
+
 /* ---- the link to cached ---- */
 
 static void
@@ -824,6 +866,7 @@ static const struct CMUnitTest tests[] = {
 	CASE(test_stalled_client_gives_its_lane_back),
 	CASE(test_short_store_file_is_a_miss),
 	CASE(test_reply_goes_on_where_the_file_broke),
+	CASE(test_reply_that_waits_leaves_no_lane_held),
 	CASE(test_what_waits_is_asked_again_on_a_new_link),
 	CASE(test_lanes_of_an_old_link_are_void),
 	CASE(test_connecting_again_asks_nothing_twice),
