@@ -260,6 +260,18 @@ start_background(struct layout *l, uint64_t unit)
 	transfer_send(t);
 }
 
+/* Back-pressure: what was received and not yet written is bounded. */
+static void
+pause_if_full(void)
+{
+	bool full = fill_keeping() > (paused ? KEEPING_LOW : KEEPING_MAX);
+
+	if (!fetcherd_link || full == paused)
+		return;
+	paused = full;
+	ipc_pause(fetcherd_link, full);
+}
+
 void
 fetch_pump(void)
 {
@@ -269,6 +281,7 @@ fetch_pump(void)
 
 	if (!fetcherd_link || atomic_load(&work_stopping))
 		return;
+	pause_if_full();
 again:
 	for (f = TAILQ_FIRST(&demand); f; f = next) {
 		next = TAILQ_NEXT(f, entry);
@@ -309,17 +322,6 @@ fetcherd_broken(void)
 	log_err("fetcherd broke the protocol");
 	parent_send(parent, &msg, -1);
 	fetch_link_down();
-}
-
-static void
-pause_if_full(void)
-{
-	bool full = fill_keeping() > (paused ? KEEPING_LOW : KEEPING_MAX);
-
-	if (!fetcherd_link || full == paused)
-		return;
-	paused = full;
-	ipc_pause(fetcherd_link, full);
 }
 
 void
@@ -434,7 +436,6 @@ void
 fetch_link_up(void)
 {
 	paused = false;
-	pause_if_full();
 	fetch_pump();
 	open_resend();
 }

@@ -292,6 +292,7 @@ keep_done(struct job *job)
 		    "digest");
 		free(take_ptr(job->buf));
 		fill_requeue(f);
+		fetch_pump();
 		return;
 	}
 	if (job->result < 0) {

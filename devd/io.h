@@ -23,8 +23,8 @@ struct event_base;
 /* Of the core. */
 #define IO_WANTS	4096	/* asked of cached at a time: every request of
 				 * every connection */
-#define IO_HINTS	4	/* of these for hints, of NBD_READ_MAX at most */
-#define IO_ROUNDS	4	/* answers in vain, then a request waits a moment */
+#define IO_HINTS	4	/* of these for hints, each <= NBD_READ_MAX */
+#define IO_ROUNDS	4	/* answers in vain, then a moment's wait */
 #define IO_BACKOFF_MS	100	/* that moment */
 #define IO_SENDFILE_MIN	(64 * 1024)	/* bytes; below, a copy costs less:
 					 * measured, facts/blockapi.md 1.6 */
@@ -42,11 +42,11 @@ struct event_base;
 #define NBD_HANDSHAKE_S	10	/* from accept to GO */
 #define NBD_STALL_S	2	/* a client that takes no bytes: its replies
 				 * give their lanes back */
-#define NBD_TURN	(4 * 1024 * 1024)	/* bytes sent, then others' turn */
+#define NBD_TURN	(4 * 1024 * 1024)	/* bytes, then others' turn */
 #define NBD_EXTENTS	1024	/* of one answer to BLOCK_STATUS */
 #define NBD_ALIASES	8	/* further names of the device */
 #define NBD_PREFERRED	(64 * 1024)	/* bytes; UNIT_SIZE */
-#define NBD_BATCH	(128 * 1024)	/* bytes of small replies sent at once */
+#define NBD_BATCH	(128 * 1024)	/* bytes of small replies at once */
 
 /* ---- io_core.c: finding bytes, waiting for them, giving them out ---- */
 

@@ -141,7 +141,8 @@ on_name(const struct parent_msg *msg, int fd)
 	if (io.running)
 		name_add(msg->device.name);
 	else if (io.n_names < NBD_ALIASES)
-		strcpy(io.names[io.n_names++], msg->device.name);
+		snprintf(io.names[io.n_names++], sizeof(io.names[0]), "%s",
+		    msg->device.name);
 }
 
 static void

@@ -114,7 +114,8 @@ want_send(const struct io_want *want)
 	msg.first = want->first;
 	msg.count = want->count;
 	msg.again = want->again;
-	ipc_send(cached.link, want_id(want), SUITE_BODY(WANT), &msg, NULL, 0, -1);
+	ipc_send(cached.link, want_id(want), SUITE_BODY(WANT), &msg, NULL, 0,
+	    -1);
 }
 
 static struct io_want *
@@ -316,7 +317,8 @@ on_scratch(void *owner, struct ipc_link *link, struct ipc_message *msg)
 		cached_breach("a scratch object out of bounds");
 		return;
 	}
-	r = shm_map(fd, scratch->lanes * scratch->lane_size, 0, &cached.scratch);
+	r = shm_map(fd, scratch->lanes * scratch->lane_size, 0,
+	    &cached.scratch);
 	if (r < 0) {
 		cached_breach("a scratch object that is not what it says");
 		return;

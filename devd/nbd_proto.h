@@ -26,7 +26,7 @@
 #define NBD_CHUNK_ERROR		6	/* error, and no message */
 #define NBD_EXPORT_INFO_MAX	(8 + 2 + 124)
 #define NBD_EXTENT_SIZE		8
-#define NBD_STRING_MAX		4096	/* longest name that the protocol knows */
+#define NBD_STRING_MAX		4096	/* bytes of the longest name */
 
 /* Global and client flags. */
 #define NBD_FLAG_FIXED_NEWSTYLE	1
@@ -132,7 +132,7 @@ struct nbd_string {
 
 struct nbd_go {			/* of INFO and GO */
 	struct nbd_string name;
-	uint32_t infos;		/* mask of 1 << enum nbd_info that was asked for */
+	uint32_t infos;		/* mask of 1 << enum nbd_info: asked for */
 };
 
 struct nbd_meta {		/* of LIST_ and SET_META_CONTEXT */

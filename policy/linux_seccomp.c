@@ -175,6 +175,9 @@ allow_by_argument(scmp_filter_ctx ctx, const struct policy *policy)
 		    SCMP_A0(SCMP_CMP_EQ, AF_INET));
 		allow_if(ctx, SCMP_SYS(socket),
 		    SCMP_A0(SCMP_CMP_EQ, AF_INET6));
+		/* by which curl's look-up thread says that it is done */
+		allow_if(ctx, SCMP_SYS(socketpair),
+		    SCMP_A0(SCMP_CMP_EQ, AF_UNIX));
 	}
 	if (!policy_has_word(policy, "store") &&
 	    !policy_has_word(policy, "read"))

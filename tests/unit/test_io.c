@@ -462,7 +462,8 @@ test_short_store_file_is_a_miss(void **state)
 {
 	struct host *h = *state;
 	int fd = client_new(h);
-	static const uint32_t lens[] = { 4096, 4 * UNIT };	/* by copy, sendfile */
+	/* by copy, and by sendfile */
+	static const uint32_t lens[] = { 4096, 4 * UNIT };
 
 	for (size_t i = 0; i < ARRAY_LEN(lens); i++) {
 		struct want w;
