@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # The whole build; `make help` lists the targets.
+#
+#	make B=DIR	builds elsewhere; objects, generated code and programs of
+#			one build stand in one directory
 
 VERSION := 0.1.0
 B ?= build
@@ -9,8 +12,8 @@ endif
 SYSTEM := $(shell uname -s)
 
 PKGS := libevent openssl libprotobuf-c
-HARDENING := -fstack-protector-strong -fPIE -D_FORTIFY_SOURCE=2 \
-	-fstack-clash-protection
+HARDENING := -fstack-protector-strong -fPIE -fstack-clash-protection \
+	-D_FORTIFY_SOURCE=2
 WARNINGS := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes \
 	-Wmissing-prototypes -Wpointer-arith -Wvla
 CFLAGS ?= -O2 -g
@@ -40,7 +43,9 @@ SUITE := $(BASE) $(IPC) $(POLICY) $(GEN)
 
 # The programs, each with its files in reading order.
 IMAGE := image/ref.c image/manifest.c
-FETCHERD := fetcherd/main.c $(sort $(filter-out fetcherd/main.c,$(wildcard fetcherd/*.c)))
+FETCHERD := fetcherd/main.c fetcherd/request.c fetcherd/transfer.c \
+	fetcherd/check.c fetcherd/head.c fetcherd/auth.c fetcherd/secret.c \
+	fetcherd/redirect.c fetcherd/guard.c fetcherd/site.c fetcherd/failure.c
 CACHED := cached/main.c cached/open.c cached/image.c cached/layout.c \
 	cached/presence.c cached/fill.c cached/fetch.c cached/device.c \
 	cached/sync.c cached/finish.c cached/work.c cached/status.c \
@@ -56,31 +61,58 @@ SHEDCTL := shedctl/main.c shedctl/request.c shedctl/client.c \
 PROGRAMS := devd devd-io cached fetcherd shedctl
 
 devd_SRC := $(DEVD) $(SUITE)
-devd_PKGS :=
-devd_LIBS := $(POLICY_LIBS) -linih
 devd-io_SRC := $(DEVD_IO) $(SUITE)
-devd-io_LIBS := $(POLICY_LIBS) -linih
 cached_SRC := $(CACHED) $(IMAGE) $(SUITE)
 cached_PKGS := jansson
-cached_LIBS := $(POLICY_LIBS) -linih
 fetcherd_SRC := $(FETCHERD) $(SUITE)
 fetcherd_PKGS := libcurl jansson
-fetcherd_LIBS := $(POLICY_LIBS) -linih
-shedctl_SRC := $(SHEDCTL) $(filter-out base/conf.c,$(BASE)) ipc/stream.c ipc/ipc.c $(GEN)
+shedctl_SRC := $(SHEDCTL) $(filter-out base/conf.c,$(BASE)) ipc/stream.c \
+	ipc/ipc.c $(GEN)
 shedctl_PKGS := jansson
-shedctl_LIBS :=
+$(foreach p,devd devd-io cached fetcherd,$(eval $p_LIBS := $(POLICY_LIBS) -linih))
+
+# Unit tests: each with the files it is about.  Some include the file under
+# test, others play the neighbours of a whole program.
+UNIT := test_base test_conf test_ref test_manifest test_presence test_names \
+	test_attachments test_stream test_ipc test_policy test_nbd_proto \
+	test_io test_fetch_head test_fetch_daemon test_shedctl \
+	test_shedctl_service
+test_base_SRC := $(BASE)
+test_conf_SRC := $(BASE)
+test_ref_SRC := image/ref.c $(BASE)
+test_manifest_SRC := image/manifest.c $(BASE)
+test_manifest_PKGS := jansson
+test_presence_SRC := cached/presence.c $(BASE)
+test_names_SRC := devd/names.c $(BASE)
+test_attachments_SRC := devd/attachments.c $(BASE)
+test_stream_SRC := ipc/stream.c $(BASE)
+test_ipc_SRC := $(IPC) $(BASE) $(GEN)
+test_policy_SRC := $(POLICY) $(BASE)
+test_nbd_proto_SRC := devd/nbd_proto.c $(BASE)
+test_io_SRC := $(IPC) $(BASE) $(GEN)
+test_io_PKGS := libnbd
+test_fetch_head_SRC := fetcherd/head.c fetcherd/redirect.c fetcherd/guard.c $(BASE)
+test_fetch_daemon_SRC := $(IPC) $(BASE) $(GEN)
+test_shedctl_SRC := $(filter-out shedctl/main.c,$(shedctl_SRC))
+test_shedctl_PKGS := jansson
+test_shedctl_service_SRC := $(test_shedctl_SRC)
+test_shedctl_service_PKGS := jansson
+$(foreach t,$(UNIT),$(eval $t_SRC += tests/unit/$t.c)\
+	$(eval $t_LIBS += -lcmocka -linih $(POLICY_LIBS)))
 
 all: $(PROGRAMS:%=$B/bin/%)
 
 obj = $(patsubst %.c,$B/obj/%.o,$(patsubst $B/gen/%,gen/%,$(1)))
 
+# $(1): the program's file, $(2): its name
 define program
-$B/bin/$(1): $$(call obj,$$($(1)_SRC))
+$(1): $$(call obj,$$($(2)_SRC))
 	@mkdir -p $$(@D)
 	$$(CC) $$(ALL_LDFLAGS) -o $$@ $$^ \
-	    $$(shell pkg-config --libs $$(PKGS) $$($(1)_PKGS)) $$($(1)_LIBS)
+	    $$(shell pkg-config --libs $$(PKGS) $$($(2)_PKGS)) $$($(2)_LIBS)
 endef
-$(foreach p,$(PROGRAMS),$(eval $(call program,$p)))
+$(foreach p,$(PROGRAMS),$(eval $(call program,$B/bin/$p,$p)))
+$(foreach t,$(UNIT),$(eval $(call program,$B/tests/unit/$t,$t)))
 
 $B/gen/ipc/%.pb-c.c $B/gen/ipc/%.pb-c.h: ipc/%.proto
 	@mkdir -p $(@D)
@@ -94,9 +126,86 @@ $B/obj/%.o: %.c $B/gen/ipc/control.pb-c.h $B/gen/ipc/suite.pb-c.h
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) -c -o $@ $<
 
+# ---- what people run ----
+
+help:
+	@sed -n 's/^#: //p' $(MAKEFILE_LIST)
+
+#: all            the programs, in build/bin
+#: deps           install what building, testing and the demos need (apt)
+#: demo           the main job, from nothing to a device, in 15 lines
+#: demo-boot      the same with a guest, to its login prompt
+#: check          unit and end-to-end tests; T="010 test_ipc" chooses
+#: asan           the same under AddressSanitizer and UBSan
+#: soak           the same with N=200 kills, and the real image
+#: fuzz           each fuzzer for SECONDS=60
+#: lint           cppcheck, shellcheck, manual pages, headers, line lengths
+#: format         clang-format over all C files
+#: install        DESTDIR= PREFIX=/usr
+#: dist           a tarball of HEAD
+#: clean
+deps:
+	tests/deps.sh
+
+demo:
+	tests/demo.sh
+
+demo-boot:
+	tests/demo-boot.sh
+
+tests: all $(UNIT:%=$B/tests/unit/%)
+
+check: tests
+	BUILD=$B tests/run.sh $(T)
+
+SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined
+asan:
+	$(MAKE) B=build/asan HARDENING= LDFLAGS="$(SANITIZE)" \
+	    CFLAGS="-O1 -g -fno-omit-frame-pointer -fPIE $(SANITIZE) \
+	    -DPOLICY_SANITIZER" check T="$(T)"
+
+N ?= 200
+soak: tests
+	BUILD=$B KILLS=$(N) TEST_TIMEOUT=7200 REAL=1 tests/run.sh $(T)
+
+FUZZERS := ipc nbd manifest
+SECONDS ?= 60
+fuzz:
+	tests/fuzz/run.sh $(SECONDS) $(FUZZERS)
+
+HEADERS := $(wildcard */*.h)
+SOURCES := $(wildcard base/*.c ipc/*.c policy/*.c image/*.c fetcherd/*.c \
+	cached/*.c devd/*.c shedctl/*.c)
+lint: $B/gen/ipc/control.pb-c.h $B/gen/ipc/suite.pb-c.h
+	tests/lint.sh $B "$(SOURCES)" "$(HEADERS)"
+
+format:
+	clang-format -i $(SOURCES) $(HEADERS)
+
+PREFIX ?= /usr
+install: all
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/libexec/shedstream \
+	    $(DESTDIR)$(PREFIX)/share/man/man1 \
+	    $(DESTDIR)$(PREFIX)/share/man/man5 \
+	    $(DESTDIR)$(PREFIX)/share/man/man8 \
+	    $(DESTDIR)$(PREFIX)/lib/sysusers.d
+	install $B/bin/shedctl $(DESTDIR)$(PREFIX)/bin
+	install $(filter-out %/shedctl,$(PROGRAMS:%=$B/bin/%)) \
+	    $(DESTDIR)$(PREFIX)/libexec/shedstream
+	install -m 644 docs/shedctl.1 $(DESTDIR)$(PREFIX)/share/man/man1
+	install -m 644 docs/shedstream.conf.5 $(DESTDIR)$(PREFIX)/share/man/man5
+	install -m 644 docs/devd.8 $(DESTDIR)$(PREFIX)/share/man/man8
+	install -m 644 systemd/shedstream.sysusers \
+	    $(DESTDIR)$(PREFIX)/lib/sysusers.d/shedstream.conf
+
+dist:
+	git archive --prefix=shedstream-$(VERSION)/ -o \
+	    shedstream-$(VERSION).tar.gz HEAD
+
 clean:
 	rm -rf $B
 
-.PHONY: all clean
+.PHONY: all help deps demo demo-boot tests check asan soak fuzz lint format \
+	install dist clean
 .SECONDARY:
 -include $(shell find $B/obj -name '*.d' 2>/dev/null)

@@ -54,6 +54,7 @@ void
 secret_init(void)
 {
 	json_set_alloc_funcs(block_alloc, block_free);
+	json_object_seed(0);	/* now, while /dev/urandom can be opened */
 }
 
 void

@@ -7,7 +7,7 @@
  *
  *	HEADER --len--> BODY --raw_len--> RAW --frame()--> HEADER
  *	   |  fd allowed on the first byte only
- *	   +--EOF between frames--> closed(0); anywhere else: closed(-EPROTO)
+ *	   +--EOF between frames--> closed(0); inside: closed(-ECONNRESET)
  */
 #define _GNU_SOURCE
 #include <sys/queue.h>
@@ -171,7 +171,7 @@ part_read(struct stream *s, void *into, size_t want)
 		return -EPROTO;
 	if (n == 0) {
 		fd_close(fd);
-		return first ? -EPIPE : -EPROTO;
+		return first ? -EPIPE : -ECONNRESET;	/* killed in the middle */
 	}
 	if (fd >= 0)
 		s->in.fd = fd;

@@ -30,8 +30,8 @@ struct stream_frame {
 struct stream_ops {
 	/* A frame arrived.  Negative ends the stream with that reason. */
 	int (*frame)(void *owner, struct stream_frame *frame);
-	/* The peer closed (0), or the stream failed (-errno; -EPROTO: it broke
-	 * the framing).  Called once, never from inside stream_send().  The
+	/* The peer closed (0), or the stream failed (-errno; -ECONNRESET: it
+	 * ended inside a frame; -EPROTO: it broke the framing).  Called once, never from inside stream_send().  The
 	 * owner calls stream_free(), now or later. */
 	void (*closed)(void *owner, int why);
 	/* Optional: the output queue became empty. */

@@ -15,19 +15,7 @@ cd "$(dirname "$0")/.." || exit
 BUILD=${BUILD:-build}
 TEST_TIMEOUT=${TEST_TIMEOUT:-300}
 passed=0 failed=0 skipped=0
-units=() patterns=()
-for arg; do
-	if [ -f "$arg" ] && [ -x "$arg" ]; then
-		units+=("$arg")
-	else
-		patterns+=("$arg")
-	fi
-done
-if [ $# -eq 0 ]; then
-	for program in "$BUILD"/tests/unit/*; do
-		[ -f "$program" ] && [ -x "$program" ] && units+=("$program")
-	done
-fi
+patterns=("$@")
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/ssrun.XXXXXX")
 chmod 711 "$work"
@@ -174,21 +162,20 @@ user_pass() {
 		XDG_DATA_HOME="$dir/home/.local/share"
 }
 
-for program in "${units[@]}"; do
-	unit "$program"
+[ "$(id -u)" -ne 0 ] || tests/tools/users.sh
+for program in "$BUILD"/tests/unit/*; do
+	[ -f "$program" ] && [ -x "$program" ] && chosen "$program" &&
+		unit "$program"
 done
-if [ ${#units[@]} -eq 0 ] || [ $# -eq 0 ] || [ ${#patterns[@]} -gt 0 ]; then
-	if [ "$(id -u)" -eq 0 ]; then
-		[ -f systemd/shedstream.sysusers ] && tests/tools/users.sh
-		for pass in ${PASSES:-root user}; do
-			case $pass in
-			root) e2e_all root . ;;
-			user) user_pass ;;
-			esac
-		done
-	else
-		e2e_all user .
-	fi
+if [ "$(id -u)" -eq 0 ]; then
+	for pass in ${PASSES:-root user}; do
+		case $pass in
+		root) e2e_all root . ;;
+		user) user_pass ;;
+		esac
+	done
+else
+	e2e_all user .
 fi
 echo "$passed passed, $failed failed, $skipped skipped"
 [ "$failed" -eq 0 ]
