@@ -1,9 +1,10 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
 """A registry that answers wrongly when told to.  Serves one image (an OCI
-manifest whose annotation names FILE as its erofs, as shed publishes it) and,
-on a second listener, what a registry may lead to: blob storage and a token
-server.  Standard library only.
+manifest whose annotation names FILE as its erofs, as shed publishes it), in
+any other repository the same with 4 KiB behind it that make it another blob,
+and, on a second listener, what a registry may lead to: blob storage and a
+token server.  Standard library only.
 
     registry.py FILE --log LOG [--tls-cert C --tls-key K] [--auth basic|bearer]
 
@@ -59,23 +60,11 @@ class World:
         self.tokens = {}        # token -> expiry
         self.links = {}         # signature -> uses left or None
         self.file = open(args.file, "rb")
-        self.size = os.fstat(self.file.fileno()).st_size
-        digest = hashlib.sha256()
+        self.hash = hashlib.sha256()
         while piece := self.file.read(1 << 20):
-            digest.update(piece)
-        self.erofs = "sha256:" + digest.hexdigest()
-        self.manifest = json.dumps({
-            "schemaVersion": 2, "mediaType": MANIFEST,
-            "config": {"mediaType": "application/vnd.oci.image.config.v1+json",
-                       "digest": "sha256:" + hashlib.sha256(b"{}").hexdigest(),
-                       "size": 2},
-            "layers": [],
-            "annotations": {"io.shed.schema-version": "1",
-                            "io.shed.variant": "base",
-                            "io.shed.rootfs.erofs.digest": self.erofs},
-        }).encode()
-        self.manifest_digest = \
-            "sha256:" + hashlib.sha256(self.manifest).hexdigest()
+            self.hash.update(piece)
+        self.images = {}        # repo -> Image
+        self.image(args.repo)
         self.log = open(args.log, "a", buffering=1)
 
     def fault(self, kind):
@@ -91,8 +80,51 @@ class World:
         name, _, arg = name.partition(":")
         return name, arg
 
+    def image(self, repo):
+        with self.lock:
+            if repo not in self.images:
+                self.images[repo] = Image(self, repo)
+            return self.images[repo]
+
+    def by_digest(self, digest):
+        with self.lock:
+            for image in self.images.values():
+                if image.erofs == digest:
+                    return image
+        return None
+
+
+class Image:
+    """FILE, and behind it a block that tells the repositories apart."""
+
+    def __init__(self, world, repo):
+        self.file = world.file
+        self.length = os.fstat(self.file.fileno()).st_size
+        self.tail = b"" if repo == world.args.repo else \
+            repo.encode().ljust(4096, b"\0")
+        self.size = self.length + len(self.tail)
+        digest = world.hash.copy()
+        digest.update(self.tail)
+        self.erofs = "sha256:" + digest.hexdigest()
+        self.manifest = json.dumps({
+            "schemaVersion": 2, "mediaType": MANIFEST,
+            "config": {"mediaType": "application/vnd.oci.image.config.v1+json",
+                       "digest": "sha256:" + hashlib.sha256(b"{}").hexdigest(),
+                       "size": 2},
+            "layers": [],
+            "annotations": {"io.shed.schema-version": "1",
+                            "io.shed.variant": "base",
+                            "io.shed.rootfs.erofs.digest": self.erofs},
+        }).encode()
+        self.manifest_digest = \
+            "sha256:" + hashlib.sha256(self.manifest).hexdigest()
+
     def bytes(self, first, count):
-        return os.pread(self.file.fileno(), count, first)
+        data = os.pread(self.file.fileno(), count, first)
+        if len(data) < count:
+            at = max(first - self.length, 0)
+            data += self.tail[at:at + count - len(data)]
+        return data
 
 
 class Gone(Exception):
@@ -195,22 +227,23 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def route(self):
         path = urlsplit(self.path).path
-        repo = "/v2/" + self.world.args.repo
+        part = path.split("/")
+        self.repo = "/".join(part[2:-2])
         if path == "/token":
             self.serve("token", self.token)
         elif path.startswith("/target/"):
             self.serve("target", self.target)
         elif path.startswith("/hop/"):
-            self.hop(int(path[len("/hop/"):].split("/")[0]))
+            self.hop(int(part[2]))
         elif path in ("/v2/", "/v2"):
             if self.allowed():
                 self.answer(200)
-        elif path.startswith(repo + "/manifests/"):
-            self.serve("manifest", lambda: self.allowed() and self.manifest(
-                path.rsplit("/", 1)[1]))
-        elif path.startswith(repo + "/blobs/"):
-            self.serve("blob", lambda: self.allowed() and self.blob(
-                path.rsplit("/", 1)[1]))
+        elif part[1] == "v2" and part[-2] == "manifests":
+            self.serve("manifest", lambda: self.allowed() and
+                       self.manifest(part[-1]))
+        elif part[1] == "v2" and part[-2] == "blobs":
+            self.serve("blob", lambda: self.allowed() and
+                       self.blob(part[-1]))
         else:
             self.answer(404)
 
@@ -236,7 +269,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.world.other)
         self.answer(401, b"no\n", WWW_Authenticate=(
             'Bearer realm="%s",service="test",scope="repository:%s:pull"' %
-            (realm, self.world.args.repo)))
+            (realm, self.repo)))
 
     def token(self):
         w = self.world
@@ -252,13 +285,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
             Content_Type="application/json")
 
     def manifest(self, reference):
-        w = self.world
-        if reference not in (w.args.tag, w.manifest_digest):
+        image = self.world.image(self.repo)
+        if reference not in (self.world.args.tag, image.manifest_digest):
             self.answer(404)
             return
-        data = w.manifest
+        data = image.manifest
         headers = {"Content-Type": MANIFEST,
-                   "Docker-Content-Digest": w.manifest_digest}
+                   "Docker-Content-Digest": image.manifest_digest}
         if self.name == "huge":
             data = data.ljust(300 * 1024)
         if self.name == "encoded":
@@ -278,7 +311,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.blob(urlsplit(self.path).path.rsplit("/", 1)[1])
 
     def blob(self, digest):
-        if digest != self.world.erofs:
+        image = self.world.by_digest(digest)
+        if not image:
             self.answer(404)
             return
         wanted = self.headers.get("Range", "")
@@ -287,27 +321,27 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.name == "encoded":
             headers["Content-Encoding"] = "gzip"
         if not wanted.startswith("bytes=") or self.name == "full":
-            self.whole(headers, self.world.size, self.world.bytes)
+            self.whole(headers, image.size, image.bytes)
             return
         first, _, last = wanted[6:].partition("-")
         first = int(first)
-        last = min(int(last or self.world.size), self.world.size - 1)
+        last = min(int(last or image.size), image.size - 1)
         if first > last:
-            self.answer(416, Content_Range="bytes */%d" % self.world.size)
+            self.answer(416, Content_Range="bytes */%d" % image.size)
             return
-        self.part(headers, first, last)
+        self.part(headers, image, first, last)
 
     # -- bodies
 
-    def part(self, headers, first, last):
-        total = self.world.size
+    def part(self, headers, image, first, last):
+        total = image.size
         shift = 4096 if self.name == "range" else 0
         if self.name == "total":
             total += 4096
         headers["Content-Range"] = "bytes %d-%d/%d" % (
             first + shift, last + shift, total)
         self.stream(206, headers, last - first + 1, lambda at, n:
-                    self.world.bytes(first + at, n))
+                    image.bytes(first + at, n))
 
     def whole(self, headers, length, read):
         self.stream(200, headers, length, read)
@@ -394,7 +428,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.path.startswith("/token"):
             self.answer(200, b'{"token": "' + b"x" * 400000 + b'"}')
         else:
-            self.manifest(self.world.args.tag)
+            self.manifest(self.path.rsplit("/", 1)[1])
 
     def fault_close(self, _):
         self.drop()
@@ -433,17 +467,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.answer(404)
 
     def fault_private(self, _):
-        self.redirect("http://10.255.255.1/" + self.world.erofs)
+        self.redirect("http://10.255.255.1/x")
 
     def fault_link_local(self, _):
         self.redirect("http://169.254.169.254/latest/meta-data")
 
     def fault_mapped(self, _):
-        self.redirect("http://[::ffff:10.0.0.1]/" + self.world.erofs)
+        self.redirect("http://[::ffff:10.0.0.1]/x")
 
     def fault_downgrade(self, _):
-        self.redirect("http://%s/target/%s?sig=any" % (
-            self.world.plain, self.world.erofs))
+        self.redirect("http://%s/target/x?sig=any" % self.world.plain)
 
     def fault_user(self, _):
         self.redirect("http://user:word@%s/target/x" % self.world.other)
@@ -499,11 +532,12 @@ def main():
     # another host by name, so that no credential may follow there
     w.other = "localhost:%d" % listen(w, "other", args.other_port, context)
     w.plain = "127.0.0.1:%d" % listen(w, "plain", 0)
+    image = w.image(args.repo)
     sys.stdout.write(json.dumps({
         "registry": registry, "other": w.other, "admin": w.plain,
         "image": "%s/%s:%s" % (registry, args.repo, args.tag),
-        "manifest": w.manifest_digest, "erofs": w.erofs,
-        "size": w.size}) + "\n")
+        "manifest": image.manifest_digest, "erofs": image.erofs,
+        "size": image.size}) + "\n")
     sys.stdout.flush()
     try:
         threading.Event().wait()
