@@ -38,6 +38,9 @@ endif
 BASE := base/log.c base/fd.c base/digest.c base/conf.c $(BASE_OS)
 IPC := ipc/stream.c ipc/ipc.c ipc/parent.c
 POLICY := policy/policy.c $(POLICY_OS)
+ifdef SANITIZER
+POLICY += policy/sanitizer.c
+endif
 GEN := $B/gen/ipc/control.pb-c.c $B/gen/ipc/suite.pb-c.c
 SUITE := $(BASE) $(IPC) $(POLICY) $(GEN)
 
@@ -160,7 +163,7 @@ check: tests
 
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined
 asan:
-	$(MAKE) B=build/asan HARDENING= LDFLAGS="$(SANITIZE)" \
+	$(MAKE) B=build/asan SANITIZER=1 HARDENING= LDFLAGS="$(SANITIZE)" \
 	    CFLAGS="-O1 -g -fno-omit-frame-pointer -fPIE $(SANITIZE) \
 	    -DPOLICY_SANITIZER" check T="$(T)"
 

@@ -15,9 +15,15 @@
 #include "base/fd.h"
 #include "base/own.h"
 
+/* inih would take the rest of a longer line as a line of its own. */
+#define LINE_MAX_BYTES	(INI_MAX_LINE - 2)
+
 struct parse {
 	struct conf *conf;
 	char *error;
+	/* keys that were set, by their place in the table; the last: those of
+	 * no registry */
+	uint32_t seen[CONF_REGISTRIES + 1];
 };
 
 struct key {
@@ -233,7 +239,7 @@ static const struct key keys[] = {
 };
 
 static const struct key registry_keys[] = {
-	{ "registry", "mirrors", set_mirrors, 0, "http:// or https:// URLs" },
+	{ "registry", "mirrors", set_mirrors, 0, "at most 16 http:// or https:// URLs" },
 	{ "registry", "insecure", set_bool, REG(insecure), "yes or no" },
 	{ "registry", "ca", set_path, REG(ca), "an absolute path" },
 	{ "registry", "auth-file", set_path, REG(auth_file), "an absolute path" },
@@ -261,6 +267,8 @@ registry_section(struct conf *conf, const char *section)
 		return NULL;
 	memcpy(host, section + 10, len - 11);
 	host[len - 11] = '\0';
+	if (strpbrk(host, "/@ \t"))
+		return NULL;
 	reg = (struct conf_registry *)conf_registry(conf, host);
 	if (reg)
 		return reg;
@@ -279,15 +287,20 @@ on_key(void *arg, const char *section, const char *name, const char *value)
 {
 	struct parse *p = arg;
 	const struct key *table = keys;
+	uint32_t *seen = &p->seen[CONF_REGISTRIES];
 	size_t n = ARRAY_LEN(keys);
 	char *base = (char *)p->conf;
 	bool known = false;
 
 	if (strncmp(section, "registry", 8) == 0) {
-		base = (char *)registry_section(p->conf, section);
-		if (!base)
+		struct conf_registry *reg = registry_section(p->conf, section);
+
+		if (!reg)
 			return complain(p, "section [%s] should read "
-			    "[registry \"HOST[:PORT]\"]%s", section, "");
+			    "[registry \"HOST[:PORT]\"], at most 64 of them%s",
+			    section, "");
+		base = (char *)reg;
+		seen = &p->seen[reg - p->conf->registries];
 		table = registry_keys;
 		n = ARRAY_LEN(registry_keys);
 		section = "registry";
@@ -298,6 +311,11 @@ on_key(void *arg, const char *section, const char *name, const char *value)
 		known = true;
 		if (strcmp(table[i].name, name) != 0)
 			continue;
+		if (*seen & 1U << i && table[i].set != set_mirrors)
+			return complain(p, "%s was set before%s; a line that "
+			    "starts with a blank continues the one above", name,
+			    "");
+		*seen |= 1U << i;
 		if (table[i].set(p->conf, value, base + table[i].field) < 0)
 			return complain(p, "%s takes %s", name,
 			    table[i].wants);
@@ -327,6 +345,20 @@ conf_default(void)
 	return c;
 }
 
+/* The number of the first line that is too long, or 0. */
+static int
+long_line(const char *text)
+{
+	for (int line = 1; *text; line++) {
+		size_t len = strcspn(text, "\n");
+
+		if (len > LINE_MAX_BYTES)
+			return line;
+		text += len + (text[len] == '\n');
+	}
+	return 0;
+}
+
 int
 conf_parse(const char *file, const char *text, struct conf **out,
     char **error)
@@ -337,7 +369,12 @@ conf_parse(const char *file, const char *text, struct conf **out,
 	*error = NULL;
 	if (!p.conf)
 		return -ENOMEM;
-	line = ini_parse_string(text, on_key, &p);
+	line = long_line(text);
+	if (line != 0)
+		complain(&p, "this line is too long; lines that start with a "
+		    "blank continue a list%s%s", "", "");
+	else
+		line = ini_parse_string(text, on_key, &p);
 	if (line != 0) {
 		_cleanup_free_ char *what = p.error;
 

@@ -131,7 +131,8 @@ struct image {
 	TAILQ_ENTRY(image) entry;
 	struct digest manifest, blob;
 	uint64_t size;		/* of the blob */
-	char name[REF_TEXT_MAX + 8];	/* as first named */
+	char name[REF_TEXT_MAX + 8];	/* as last named */
+	uint64_t named_at;	/* seconds since the epoch */
 	char host[REF_HOST_MAX + 1], repo[REF_REPO_MAX + 1];
 };
 TAILQ_HEAD(images, image);
@@ -140,10 +141,10 @@ extern struct images images;
 void image_load_all(void);
 struct image *image_by_manifest(const struct digest *manifest);
 struct image *image_by_blob(const struct digest *blob);
-/* Keep it and its manifest on disk.  0 or -errno. */
+/* What this name meant when it was last resolved. */
+struct image *image_by_name(const char *name);
+/* Keep it and its manifest on disk, named now.  0 or -errno. */
 int image_keep(const struct image *image, const void *manifest, size_t len);
-/* The manifest's bytes, digest checked again.  0 or -errno. */
-int image_manifest(const struct digest *manifest, char **text, size_t *len);
 
 /* ---- layout.c ---- */
 
@@ -298,6 +299,8 @@ void want_unit_done(struct waiter *w, const uint8_t *buf, size_t len);
 void device_stalled(struct layout *l, const char *why);
 void device_recovered(struct layout *l);
 void device_adopt_more(struct layout *l);
+/* Does rung whole need all of it? */
+bool device_needs_whole(const struct layout *l);
 bool device_tick(void);		/* true: again */
 
 /* ---- sync.c ---- */
@@ -321,6 +324,8 @@ void sync_flush_all(void);	/* at the end, in line */
 
 /* Fill everything, verify the whole digest. */
 void finish_pull(struct layout *l, bool plain);
+/* Nobody waits for all of it any more, or it can't be kept. */
+void finish_stop(struct layout *l);
 /* Something became durable: is that all of it? */
 void finish_check(struct layout *l);
 /* The next unit that the background fill wants, or false. */

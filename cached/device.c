@@ -391,6 +391,17 @@ device_complete(struct layout *l)
 		}
 }
 
+bool
+device_needs_whole(const struct layout *l)
+{
+	const struct device *dev;
+
+	TAILQ_FOREACH(dev, &l->devices, entry)
+		if (dev->spec.rung >= CTL_RUNG(WHOLE))
+			return true;
+	return false;
+}
+
 void
 device_stalled(struct layout *l, const char *why)
 {
@@ -480,8 +491,8 @@ device_add(const struct device_spec *spec, int mapfd)
 		    &dev->layout);
 	if (r < 0) {
 		/* Its reads wait: unknown means in use, never means zeros. */
-		log_err("device %s can't be served: %s", spec->name,
-		    strerror(-r));
+		notice("stalled", &spec->blob, "device %s can't be served: %s; "
+		    "mend the store and restart", spec->name, strerror(-r));
 		free(dev);
 		return;
 	}

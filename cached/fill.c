@@ -271,6 +271,7 @@ keep_refused(struct fill *f)
 		no_space.code = CTL_CODE(NO_SPACE);
 		no_space.text = l->last_error;
 		open_layout_trouble(l, &no_space);
+		finish_stop(l);
 	}
 	fill_finish(f, true);
 }

@@ -50,8 +50,8 @@ finish_next(struct layout *l, uint64_t *unit)
 	return l->pull_next < l->n_units;
 }
 
-static void
-pull_over(struct layout *l)
+void
+finish_stop(struct layout *l)
 {
 	if (!l->pulling)
 		return;
@@ -137,7 +137,7 @@ found_complete(struct layout *l)
 	notice("state", &l->blob, "complete: the whole digest fits; the "
 	    "network is not needed any more");
 	device_complete(l);
-	pull_over(l);
+	finish_stop(l);
 }
 
 static void
@@ -152,7 +152,7 @@ found_wrong(struct layout *l, const struct digest *got)
 	layout_quarantine(l);
 	device_fail_all(l);
 	notice("device-failed", &l->blob, "%s", l->last_error);
-	pull_over(l);
+	finish_stop(l);
 }
 
 static void

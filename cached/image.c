@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -52,6 +53,18 @@ image_by_blob(const struct digest *blob)
 	return NULL;
 }
 
+struct image *
+image_by_name(const char *name)
+{
+	struct image *i, *found = NULL;
+
+	TAILQ_FOREACH(i, &images, entry)
+		if (strcmp(i->name, name) == 0 &&
+		    (!found || i->named_at >= found->named_at))
+			found = i;
+	return found;
+}
+
 static int
 copy_text(const json_t *root, const char *key, char *to, size_t size)
 {
@@ -79,6 +92,8 @@ image_parse(const char *text, size_t len, struct image *image)
 	    (uint64_t)size > DEVICE_SIZE_MAX)
 		return -EINVAL;
 	image->size = (uint64_t)size;
+	image->named_at = (uint64_t)json_integer_value(
+	    json_object_get(root, "named_at"));
 	return 0;
 }
 
@@ -128,6 +143,24 @@ image_load_all(void)
 	closedir(d);
 }
 
+/* In memory: a new image, or a newer name of a known one.  NULL: no memory. */
+static struct image *
+remember(const struct image *image)
+{
+	struct image *known = image_by_manifest(&image->manifest);
+
+	if (!known) {
+		known = calloc(1, sizeof(*known));
+		if (!known)
+			return NULL;
+		*known = *image;
+		TAILQ_INSERT_TAIL(&images, known, entry);
+	}
+	memcpy(known->name, image->name, sizeof(known->name));
+	known->named_at = (uint64_t)time(NULL);
+	return known;
+}
+
 int
 image_keep(const struct image *image, const void *manifest, size_t len)
 {
@@ -136,55 +169,27 @@ image_keep(const struct image *image, const void *manifest, size_t len)
 	_cleanup_close_ int dirfd = store_subdir("images", NULL);
 	_cleanup_(own_json) json_t *root = NULL;
 	_cleanup_free_ char *text = NULL;
-	struct image *known = image_by_manifest(&image->manifest), *copy;
+	struct image *known = remember(image);
 	char file[DIGEST_HEX + 16];
-	int r;
+	int r = 0;
 
-	if (known)
-		return 0;
-	root = json_pack("{s:s, s:s, s:s, s:s, s:I}", "name", image->name,
-	    "host", image->host, "repo", image->repo, "blob", blob.text,
-	    "size", (json_int_t)image->size);
-	text = root ? json_dumps(root, JSON_INDENT(1)) : NULL;
-	copy = malloc(sizeof(*copy));
-	if (!text || !copy) {
-		free(copy);
+	if (!known)
 		return -ENOMEM;
-	}
-	*copy = *image;
-	TAILQ_INSERT_TAIL(&images, copy, entry);
 	if (dirfd < 0)
 		return dirfd;
+	root = json_pack("{s:s, s:s, s:s, s:s, s:I, s:I}", "name",
+	    known->name, "host", known->host, "repo", known->repo, "blob",
+	    blob.text, "size", (json_int_t)known->size, "named_at",
+	    (json_int_t)known->named_at);
+	text = root ? json_dumps(root, JSON_INDENT(1)) : NULL;
+	if (!text)
+		return -ENOMEM;
 	/* The .json is the commit: it is written last. */
 	snprintf(file, sizeof(file), "%s.manifest", hex.text);
-	r = store_write_file(dirfd, file, manifest, len);
+	if (manifest)
+		r = store_write_file(dirfd, file, manifest, len);
 	if (r < 0)
 		return r;
 	snprintf(file, sizeof(file), "%s.json", hex.text);
 	return store_write_file(dirfd, file, text, strlen(text));
-}
-
-int
-image_manifest(const struct digest *manifest, char **text, size_t *len)
-{
-	struct digest_hex hex = digest_to_hex(manifest);
-	_cleanup_close_ int dirfd = store_subdir("images", NULL);
-	_cleanup_free_ char *bytes = NULL;
-	char file[DIGEST_HEX + 16];
-	struct digest sum;
-	size_t n;
-	int r;
-
-	if (dirfd < 0)
-		return dirfd;
-	snprintf(file, sizeof(file), "%s.manifest", hex.text);
-	r = store_read_file(dirfd, file, MANIFEST_MAX, &bytes, &n);
-	if (r < 0)
-		return r;
-	sum = digest_of(bytes, n);
-	if (!digest_equal(&sum, manifest))
-		return -EBADMSG;
-	*text = take_ptr(bytes);
-	*len = n;
-	return 0;
 }

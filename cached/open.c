@@ -66,10 +66,26 @@ static void step_begin(struct open *o);
 
 /* ---- ends ---- */
 
+/* The last one that waited for a pull: it ends with him. */
+static void
+pull_unneeded(struct layout *l)
+{
+	struct open *o;
+
+	if (l->complete || device_needs_whole(l))
+		return;
+	TAILQ_FOREACH(o, &opens, entry)
+		if (o->layout == l && o->step == STEP_FILL)
+			return;
+	finish_stop(l);
+}
+
 static void
 open_free(struct open *o)
 {
 	TAILQ_REMOVE(&opens, o, entry);
+	if (o->layout && o->step == STEP_FILL)
+		pull_unneeded(o->layout);
 	layout_put(o->layout);
 	free(o->manifest);
 	free(o);
@@ -200,8 +216,7 @@ layout_begin(struct open *o)
 static void
 image_known(struct open *o)
 {
-	int r = o->manifest ? image_keep(&o->image, o->manifest,
-	    o->manifest_len) : 0;
+	int r = image_keep(&o->image, o->manifest, o->manifest_len);
 
 	if (r < 0)
 		log_err("remember %s: %s; it will be resolved again",
@@ -256,6 +271,26 @@ step_begin(struct open *o)
 		send_resolve(o, &source);
 }
 
+/* The registry can't be asked what a tag means now: what it meant here last
+ * will do, said aloud. */
+static bool
+use_known_tag(struct open *o)
+{
+	struct image *image = o->step == STEP_RESOLVE && !o->ref.has_digest ?
+	    image_by_name(o->image.name) : NULL;
+	struct digest_text digest;
+
+	if (!image)
+		return false;
+	digest = digest_to_text(&image->manifest);
+	notice("state", &image->blob, "%s can't be asked what %s is now (%s): "
+	    "taking %.19s, which it was last", o->image.host, o->image.name,
+	    o->why, digest.text);
+	o->image = *image;
+	layout_begin(o);
+	return true;
+}
+
 static void
 step_failed(struct open *o, const Suite__FetchDone *done)
 {
@@ -266,6 +301,8 @@ step_failed(struct open *o, const Suite__FetchDone *done)
 	}
 	o->code = done->code;
 	snprintf(o->why, sizeof(o->why), "%s", done->text);
+	if (o->retry_ms && use_known_tag(o))
+		return;		/* asked twice */
 	o->retry_ms = o->retry_ms ? o->retry_ms * 2 : RETRY_FIRST_MS;
 	if (o->retry_ms > RETRY_MAX_MS)
 		o->retry_ms = RETRY_MAX_MS;

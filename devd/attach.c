@@ -458,6 +458,23 @@ attach_refused(struct client *c, uint64_t id, const CTL(Attach) *m)
 	return true;
 }
 
+/* No image has a chunk index yet, so that verifying first means pulling first:
+ * done unless the administrator set a lower rung, and said. */
+static uint32_t
+default_rung(const char *image)
+{
+	char text[IMAGE_TEXT_MAX + 128];
+
+	if (conf->integrity < CTL_RUNG(WHOLE))
+		return conf->integrity;
+	snprintf(text, sizeof(text), "%s has no chunk index: all of it is "
+	    "fetched and its digest verified before the first byte is served",
+	    image);
+	log_warn("%s", text);
+	event_send("state", "", NULL, text);
+	return CTL_RUNG(WHOLE);
+}
+
 void
 on_attach(void *owner, struct ipc_link *link, struct ipc_message *msg)
 {
@@ -480,8 +497,7 @@ on_attach(void *owner, struct ipc_link *link, struct ipc_message *msg)
 	snprintf(o->consumer, sizeof(o->consumer), "%s/%s", c->owner,
 	    m->consumer[0] ? m->consumer : "default");
 	o->present = CTL_PRESENT(NBD);
-	/* No image has an index yet: the default is whole, and cached says so. */
-	o->rung = m->integrity ? m->integrity : CTL_RUNG(WHOLE);
+	o->rung = m->integrity ? m->integrity : default_rung(m->image);
 	o->whole = m->fetch == SHEDSTREAM__CONTROL__V1__FETCH_MODE__FETCH_WHOLE;
 	o->fallback = m->fallback ==
 	    SHEDSTREAM__CONTROL__V1__FETCH_MODE__FETCH_WHOLE;

@@ -22,6 +22,7 @@ VM=$ROOT/tests/vm
 T=$(mktemp -d "${TMPDIR:-/tmp}/ss.XXXXXX")
 chmod 711 "$T"
 STARTED=()			# pids to end, in order of start
+MOUNTS=()			# directories to unmount after that
 # where the runner learns what must be gone afterwards
 PIDS=${SHEDSTREAM_TEST_PIDS:-$T/pids}
 
@@ -58,6 +59,9 @@ cleanup() {
 	fi
 	for ((i = ${#STARTED[@]} - 1; i >= 0; i--)); do
 		end_pid "${STARTED[i]}"
+	done
+	for ((i = ${#MOUNTS[@]} - 1; i >= 0; i--)); do
+		umount "${MOUNTS[i]}"
 	done
 	if [ -n "${KEEP-}" ]; then
 		echo "kept: $T" >&2
@@ -314,6 +318,14 @@ suite_start() {
 	SUITE_PID=$STARTED_PID
 	wait_line "$SUITE_PID" "$T/devd.log" '(^|[^[:alnum:]])ready($|[^[:alnum:]])' ||
 		fail "the suite did not become ready"
+}
+
+# suite_kill: SIGKILL to the parent; all others must follow
+suite_kill() {
+	kill -KILL "$SUITE_PID"
+	wait "$SUITE_PID" 2>/dev/null || true
+	wait_until 30 suite_gone ||
+		fail "outlived devd: $(ps -o pid=,comm= -s "$SUITE_PID")"
 }
 
 # suite_stop: by SIGTERM; nothing of it may be left
