@@ -148,13 +148,13 @@ help:
 #: dist           a tarball of HEAD
 #: clean
 deps:
-	tests/deps.sh
+	@tests/deps.sh
 
 demo:
-	tests/demo.sh
+	@tests/demo.sh
 
 demo-boot:
-	tests/demo-boot.sh
+	@tests/demo-boot.sh
 
 tests: all $(UNIT:%=$B/tests/unit/%)
 

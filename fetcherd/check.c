@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * What a response head means for a request.  This is where a registry that
+ * Is a request one that can be made, and what does a response head mean for
+ * it.  This is where a registry that
  * answers wrongly is stopped, before a byte of its body is handed on: a range
  * is exactly the range that was asked for, of a blob of exactly the size that
  * is known, in no encoding.
  */
+#include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +15,65 @@
 #include "fetcherd/fetcherd.h"
 
 #define MEDIA_TYPE_MAX	255
+
+/* ---- a request, before anything is sent ---- */
+
+/* As image names have them: lower case, no empty or dotted part. */
+static bool
+repo_ok(const char *repo)
+{
+	size_t len = strlen(repo);
+
+	if (len == 0 || len > REPO_MAX || strstr(repo, "..") ||
+	    strstr(repo, "//") || strstr(repo, "/.") || repo[0] == '.' ||
+	    repo[0] == '/' || repo[len - 1] == '/')
+		return false;
+	for (size_t i = 0; i < len; i++)
+		if (!islower((unsigned char)repo[i]) &&
+		    !isdigit((unsigned char)repo[i]) &&
+		    !strchr("._-/", repo[i]))
+			return false;
+	return true;
+}
+
+static bool
+tag_ok(const char *tag)
+{
+	size_t len = strlen(tag);
+
+	if (len == 0 || len > 128 || tag[0] == '.' || tag[0] == '-')
+		return false;
+	for (size_t i = 0; i < len; i++)
+		if (!isalnum((unsigned char)tag[i]) && !strchr("._-", tag[i]))
+			return false;
+	return true;
+}
+
+static bool
+fetch_ok(const struct request *r)
+{
+	if (r->size == 0 || r->size > DEVICE_SIZE_MAX || r->length == 0 ||
+	    r->length > r->size || r->offset > r->size - r->length)
+		return false;
+	if (r->unit == 0 || r->unit > IPC_RAW_MAX)
+		return false;
+	return !r->plain || (r->offset == 0 && r->length == r->size);
+}
+
+bool
+check_request(const struct request *r)
+{
+	struct digest digest;
+	bool is_digest = digest_parse(r->reference, &digest) == 0;
+
+	if (!repo_ok(r->repo))
+		return false;
+	if (r->kind == REQUEST_RESOLVE)
+		return is_digest || tag_ok(r->reference);
+	return is_digest && (r->kind == REQUEST_STAT || fetch_ok(r));
+}
+
+/* ---- a response head ---- */
 
 static enum step
 fail(struct request *r, int code, bool retry, const char *what)
@@ -227,10 +288,10 @@ check_head(struct request *r, const struct head *h)
 {
 	if (is_redirect(h->status))
 		return STEP_REDIRECT;
-	if (r->recalled && !r->at_registry && is_expired(h->status))
-		return STEP_RESOLVE_AGAIN;
 	if (h->status == 401 && r->at_registry && !r->challenged)
 		return STEP_CHALLENGE;
+	if (r->recalled && is_expired(h->status))
+		return STEP_RESOLVE_AGAIN;
 	if (h->status != 200 && h->status != 206)
 		return check_status(r, h);
 	r->failure.http_status = (uint32_t)h->status;

@@ -5,7 +5,7 @@
  *
  *	main.c		policy, message tables, start
  *	request.c	one Resolve, Stat or Fetch: the states of an attempt
- *	check.c		what a response head means for a request
+ *	check.c		what a request may ask, what a response head means
  *	transfer.c	one HTTP exchange: curl on libevent
  *	auth.c		tokens: asked for once, however many wait
  *	secret.c	auth files and token answers (pure)
@@ -400,7 +400,9 @@ struct request {
 	unsigned n_seen;
 	struct origin at;	/* of the last of them */
 	bool at_registry;	/* that is the registry itself */
-	bool recalled;		/* it began at a remembered target */
+	bool strayed;		/* the registry sent it to another origin */
+	bool recalled;		/* it began at a remembered target, */
+	bool resolved_again;	/* which was no longer good */
 	bool challenged;	/* the one challenge was answered */
 	bool fell_back;		/* from HTTPS to HTTP */
 	char *sent;		/* Authorization; secret */
@@ -436,6 +438,8 @@ void request_cancel_all(void);
 
 /* ---- check.c ---- */
 
+/* Do its names and numbers make sense?  They come from a person. */
+bool check_request(const struct request *r);
 /* What this head means; sets r->failure for STEP_FAIL, and blob_size,
  * range_ok, media_type and claimed where they are the answer. */
 enum step check_head(struct request *r, const struct head *h);

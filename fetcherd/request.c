@@ -22,8 +22,6 @@
  * never before the head was checked, and never more than were asked for.
  */
 #define _GNU_SOURCE
-#include <assert.h>
-#include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -290,6 +288,9 @@ request_send(struct request *r)
 		return;
 	}
 	r->at_registry = redirect_same(&r->at, &r->site->origin);
+	/* who was sent elsewhere does not come back as himself */
+	r->strayed |= !r->at_registry;
+	r->at_registry &= !r->strayed;
 	if (r->at_registry) {
 		switch (auth_prepare(r->site, r->repo, &r->waiter, &header,
 		    &r->failure)) {
@@ -449,6 +450,7 @@ static void
 step_again(struct request *r)
 {
 	redirect_forget(r->site, r->repo, r->reference);
+	r->resolved_again = true;
 	request_start(r);
 }
 
@@ -499,7 +501,7 @@ start_url(struct request *r, char **out)
 {
 	const char *target = NULL;
 
-	if (r->kind != REQUEST_RESOLVE)
+	if (r->kind != REQUEST_RESOLVE && !r->resolved_again)
 		target = redirect_recall(r->site, r->repo, r->reference);
 	r->recalled = target != NULL;
 	if (target)
@@ -516,67 +518,13 @@ request_start(struct request *r)
 {
 	while (r->n_seen > 0)
 		free(r->seen[--r->n_seen]);
+	r->strayed = false;
 	if (start_url(r, &r->seen[0]) < 0) {
 		request_fail_memory(r);
 		return;
 	}
 	r->n_seen = 1;
 	request_send(r);
-}
-
-/* As image names have them: lower case, no empty or dotted part. */
-static bool
-repo_ok(const char *repo)
-{
-	size_t len = strlen(repo);
-
-	if (len == 0 || len > REPO_MAX || strstr(repo, "..") ||
-	    strstr(repo, "//") || strstr(repo, "/.") || repo[0] == '.' ||
-	    repo[0] == '/' || repo[len - 1] == '/')
-		return false;
-	for (size_t i = 0; i < len; i++)
-		if (!islower((unsigned char)repo[i]) &&
-		    !isdigit((unsigned char)repo[i]) &&
-		    !strchr("._-/", repo[i]))
-			return false;
-	return true;
-}
-
-static bool
-tag_ok(const char *tag)
-{
-	size_t len = strlen(tag);
-
-	if (len == 0 || len > 128 || tag[0] == '.' || tag[0] == '-')
-		return false;
-	for (size_t i = 0; i < len; i++)
-		if (!isalnum((unsigned char)tag[i]) && !strchr("._-", tag[i]))
-			return false;
-	return true;
-}
-
-static bool
-fetch_ok(const struct request *r)
-{
-	if (r->size == 0 || r->size > DEVICE_SIZE_MAX || r->length == 0 ||
-	    r->length > r->size || r->offset > r->size - r->length)
-		return false;
-	if (r->unit == 0 || r->unit > IPC_RAW_MAX)
-		return false;
-	return !r->plain || (r->offset == 0 && r->length == r->size);
-}
-
-static bool
-request_ok(const struct request *r)
-{
-	struct digest digest;
-	bool is_digest = digest_parse(r->reference, &digest) == 0;
-
-	if (!repo_ok(r->repo))
-		return false;
-	if (r->kind == REQUEST_RESOLVE)
-		return is_digest || tag_ok(r->reference);
-	return is_digest && (r->kind == REQUEST_STAT || fetch_ok(r));
 }
 
 static struct request *
@@ -626,7 +574,7 @@ request_begin(struct request *r, const Suite__Source *source)
 		request_finish(r);
 		return;
 	}
-	if (source && request_ok(r))
+	if (source && check_request(r))
 		e = site_get(source->host, &r->site);
 	if (e == -EINVAL) {
 		failure_set(&r->failure, CTL_CODE(BAD_REQUEST), false,

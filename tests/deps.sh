@@ -12,8 +12,8 @@ packages=(
 	# building
 	gcc make pkg-config libc6-dev linux-libc-dev libcurl4-openssl-dev
 	libevent-dev libseccomp-dev libprotobuf-c-dev protobuf-c-compiler
-	libssl-dev libjansson-dev libinih-dev liburing-dev libzstd-dev
-	libcmocka-dev libnbd-dev ca-certificates
+	libssl-dev libjansson-dev libinih-dev libcmocka-dev libnbd-dev
+	ca-certificates
 	# tests and demo
 	docker-registry nginx-light skopeo nbdkit libnbd-bin python3
 	python3-libnbd curl jq openssl strace procps util-linux erofs-utils
@@ -41,9 +41,10 @@ fi
 
 as_root=()
 if [ "$(id -u)" -ne 0 ]; then
-	as_root=(sudo -n "--preserve-env=DEBIAN_FRONTEND,LC_ALL")
-	if ! "${as_root[@]}" true 2>/dev/null; then
-		echo "deps: run as root, or allow sudo without a password;" \
+	as_root=(sudo "--preserve-env=DEBIAN_FRONTEND,LC_ALL")
+	[ -t 0 ] || as_root+=(-n)	# nobody to ask for a password
+	if ! "${as_root[@]}" true; then
+		echo "deps: run as root, or as a user with sudo;" \
 			"missing: ${missing[*]}" >&2
 		exit 1
 	fi

@@ -23,7 +23,7 @@ Faults (ARG behind a colon):
     full (200 for 206)  short  short-honest  hang  range  total  extra
     extra-chunked  encoded  flip (wrong bytes)  long-head  huge  no-length
     redirect[:USES] (to the other host, the link good for so many uses)
-    loop  chain:N  private  link-local  mapped  downgrade  user  file
+    loop  chain:N  back (from a target to the registry)  private  link-local  mapped  downgrade  user  file
     realm-private  realm-inside  realm-http  bad-token
 LOG gets one JSON line a request: role, method, path, headers, status, sent
 (body bytes), fault."""
@@ -478,6 +478,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def fault_downgrade(self, _):
         self.redirect("http://%s/target/x?sig=any" % self.world.plain)
 
+    def fault_back(self, _):
+        self.redirect("%s://%s/v2/%s/blobs/%s?back=1" % (
+            "https" if self.world.args.tls_cert else "http",
+            self.world.registry, self.world.args.repo,
+            urlsplit(self.path).path.rsplit("/", 1)[1]))
+
     def fault_user(self, _):
         self.redirect("http://user:word@%s/target/x" % self.world.other)
 
@@ -528,14 +534,14 @@ def main():
     if args.tls_cert:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(args.tls_cert, args.tls_key)
-    registry = "127.0.0.1:%d" % listen(w, "registry", args.port, context)
+    w.registry = "127.0.0.1:%d" % listen(w, "registry", args.port, context)
     # another host by name, so that no credential may follow there
     w.other = "localhost:%d" % listen(w, "other", args.other_port, context)
     w.plain = "127.0.0.1:%d" % listen(w, "plain", 0)
     image = w.image(args.repo)
     sys.stdout.write(json.dumps({
-        "registry": registry, "other": w.other, "admin": w.plain,
-        "image": "%s/%s:%s" % (registry, args.repo, args.tag),
+        "registry": w.registry, "other": w.other, "admin": w.plain,
+        "image": "%s/%s:%s" % (w.registry, args.repo, args.tag),
         "manifest": image.manifest_digest, "erofs": image.erofs,
         "size": image.size}) + "\n")
     sys.stdout.flush()
