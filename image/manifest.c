@@ -24,6 +24,9 @@ parse_image(const json_t *root, struct manifest *m, const char **why)
 	const json_t *notes = json_object_get(root, "annotations");
 	const json_t *erofs = json_object_get(notes, ANNOTATION_EROFS);
 
+	*why = "its annotations are no object";
+	if (notes && !json_is_object(notes) && !json_is_null(notes))
+		return -EINVAL;
 	if (!erofs)
 		return 0;	/* the caller says what that means */
 	*why = "its annotation " ANNOTATION_EROFS " is no sha256 digest";
@@ -44,13 +47,12 @@ member_is(const json_t *object, const char *name, const char *want)
 
 static int
 parse_index(const json_t *entries, const char *os, const char *arch,
-    struct manifest *m, const char **why)
+    struct manifest *m)
 {
 	bool exact = false;
 	json_t *entry;
 	size_t i;
 
-	*why = "its list of manifests is malformed";
 	json_array_foreach(entries, i, entry) {
 		const json_t *platform = json_object_get(entry, "platform");
 		const char *text = json_string_value(
@@ -91,9 +93,12 @@ manifest_parse(const char *text, size_t len, const char *os,
 	if (json_integer_value(json_object_get(root, "schemaVersion")) != 2)
 		return -EINVAL;
 	entries = json_object_get(root, "manifests");
-	if (json_is_array(entries)) {
+	*why = "its list of manifests is malformed";
+	if (entries && !json_is_array(entries))
+		return -EINVAL;
+	if (entries) {
 		m.kind = MANIFEST_INDEX;
-		r = parse_index(entries, os, arch, &m, why);
+		r = parse_index(entries, os, arch, &m);
 	} else {
 		m.kind = MANIFEST_IMAGE;
 		r = parse_image(root, &m, why);

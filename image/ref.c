@@ -34,6 +34,8 @@ take(char *to, size_t max, const char *from, size_t len)
 static bool
 repo_valid(const char *repo)
 {
+	if (strstr(repo, ".."))
+		return false;
 	while (*repo) {
 		size_t n = strcspn(repo, "/");
 
@@ -45,6 +47,13 @@ repo_valid(const char *repo)
 			return false;
 	}
 	return true;
+}
+
+static bool
+tag_valid(const char *tag, size_t len)
+{
+	return len <= REF_TAG_MAX && !strchr(".-", tag[0]) &&
+	    spans(tag, len, LOWER UPPER DIGITS "._-");
 }
 
 static bool
@@ -66,7 +75,9 @@ host_valid(const char *host)
 			return false;
 	} else if (port)
 		n = (size_t)(port - host);
-	if (host[0] != '[' && !spans(host, n, LOWER UPPER DIGITS ".-"))
+	if (host[0] != '[' && (!spans(host, n, LOWER UPPER DIGITS ".-") ||
+	    strchr(".-", host[0]) || strchr(".-", host[n - 1]) ||
+	    strstr(host, "..")))
 		return false;
 	return !port || (spans(port + 1, strlen(port + 1), DIGITS) &&
 	    strlen(port + 1) <= 5 && atoi(port + 1) <= 65535);
@@ -82,18 +93,18 @@ parse_rest(const char *rest, struct image_ref *ref, const char **why)
 	if (take(ref->repo, REF_REPO_MAX, rest, repo_len) < 0 ||
 	    !repo_valid(ref->repo))
 		return -EINVAL;
-	if (at) {
+	*why = "a tag is 1 to 128 letters, digits and ._-";
+	if (at) {	/* it decides; a tag before it is only checked */
+		if (at != rest + repo_len &&
+		    !tag_valid(colon + 1, (size_t)(at - colon - 1)))
+			return -EINVAL;
 		*why = "a digest is sha256: and 64 lower-case hex digits";
 		ref->has_digest = true;
-		if (at != rest + repo_len && colon > at)
-			return -EINVAL;
 		return digest_parse(at + 1, &ref->digest);
 	}
-	*why = "a tag is 1 to 128 letters, digits and ._-";
 	if (!colon)
 		return take(ref->tag, REF_TAG_MAX, "latest", 6);
-	if (!spans(colon + 1, strlen(colon + 1),
-	    LOWER UPPER DIGITS "._-") || strchr(".-", colon[1]))
+	if (!tag_valid(colon + 1, strlen(colon + 1)))
 		return -EINVAL;
 	return take(ref->tag, REF_TAG_MAX, colon + 1, strlen(colon + 1));
 }

@@ -64,6 +64,11 @@ for ((i = 0; i < KILLS; i++)); do
 		kill -KILL "$victim" || fail "$name ($victim) was gone already"
 		last[$name]=$victim
 		progress $((STEP - early))
+		# lines printed before the kill count too: wait for its own
+		while [ "$name" = devd-io ] && [ "$lost" -eq "$before" ]; do
+			echo "more 1" >&"$to"
+			progress 1
+		done
 		[ "$name" = devd-io ] || [ "$lost" -eq "$before" ] ||
 			fail "killing $name cost the reader its connection"
 	done

@@ -50,7 +50,8 @@ static const char *const bad[] = {
 	"h.x/x?y", "h.x/x#y", "h.x/x&y", "h.x/x%2fy", "h.x\\x/y",
 	/* ways out */
 	"h.x/../y", "h.x/x/../y", "h.x/.", "h.x/..", "h.x/./x", "h.x/x/.",
-	"h.x/.x", "h.x/x.", "h.x/-x", "h.x/x-", "h.x/_x", "h.x/x_",
+	"h.x/.x", "h.x/x.", "h.x/-x", "h.x/x-", "h.x/_x", "h.x/x_", "h.x/a..b",
+	"../y", "a..b/x", ".h.x/y", "h.x./y", "-h.x/y", "h.x-/y", ".-./y",
 	"../h.x/y", "./x", "/etc/passwd", "h.x/x/..:v1",
 	/* blanks, control characters, quotes, other scripts */
 	" h.x/x", "h.x/x ", "h.x /x", "h.x/ x", "h.x/x:v 1", "h.x/x\n",
