@@ -29,10 +29,7 @@ POLICY_LIBS := $(shell pkg-config --libs libseccomp 2>/dev/null)
 IO_OS := devd/sendfile_linux.c
 CACHED_OS := cached/room_linux.c
 else
-BASE_OS := base/shm_posix.c base/self_darwin.c base/peer_bsd.c
-POLICY_OS := policy/darwin.c
-IO_OS := devd/sendfile_posix.c
-CACHED_OS := cached/room_posix.c
+$(error This version builds on Linux only)
 endif
 
 BASE := base/log.c base/fd.c base/digest.c base/conf.c $(BASE_OS)
@@ -140,6 +137,8 @@ help:
 #: demo-boot      the same with a guest, to its login prompt
 #: check          unit and end-to-end tests; T="010 test_ipc" chooses
 #: asan           the same under AddressSanitizer and UBSan
+#: tsan           the same under ThreadSanitizer
+#: bench          ratios to nbdkit and curl, measured in one run
 #: soak           the same with N=200 kills, and the real image
 #: fuzz           each fuzzer for SECONDS=60
 #: lint           cppcheck, shellcheck, manual pages, headers, line lengths
@@ -161,11 +160,16 @@ tests: all $(UNIT:%=$B/tests/unit/%)
 check: tests
 	BUILD=$B tests/run.sh $(T)
 
-SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined
-asan:
-	$(MAKE) B=build/asan SANITIZER=1 HARDENING= LDFLAGS="$(SANITIZE)" \
+# A variant of the policies that grants what sanitizers need, and no more.
+asan: SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined
+tsan: SANITIZE := -fsanitize=thread
+asan tsan:
+	$(MAKE) B=build/$@ SANITIZER=1 HARDENING= LDFLAGS="$(SANITIZE)" \
 	    CFLAGS="-O1 -g -fno-omit-frame-pointer -fPIE $(SANITIZE) \
 	    -DPOLICY_SANITIZER" check T="$(T)"
+
+bench: all
+	@tests/bench.sh
 
 N ?= 200
 soak: tests
@@ -208,7 +212,7 @@ dist:
 clean:
 	rm -rf $B
 
-.PHONY: all help deps demo demo-boot tests check asan soak fuzz lint format \
+.PHONY: all help deps demo demo-boot tests check asan tsan bench soak fuzz lint format \
 	install dist clean
 .SECONDARY:
 -include $(shell find $B/obj -name '*.d' 2>/dev/null)

@@ -320,12 +320,20 @@ suite_start() {
 		fail "the suite did not become ready"
 }
 
+# A sanitizer's finding ends one process, which is started again: it must not
+# pass for health.
+no_findings() {
+	! grep -E 'Sanitizer|runtime error:|assertion' "$T/devd.log" ||
+		fail "a finding in devd.log"
+}
+
 # suite_kill: SIGKILL to the parent; all others must follow
 suite_kill() {
 	kill -KILL "$SUITE_PID"
 	wait "$SUITE_PID" 2>/dev/null || true
 	wait_until 30 suite_gone ||
 		fail "outlived devd: $(ps -o pid=,comm= -s "$SUITE_PID")"
+	no_findings
 }
 
 # suite_stop: by SIGTERM; nothing of it may be left
@@ -339,6 +347,7 @@ suite_stop() {
 		left=$(ps -o pid=,comm= -s "$SUITE_PID")
 		fail "left over after devd's end: $left"
 	}
+	no_findings
 }
 
 suite_gone() { # a zombie that init has yet to reap is gone
