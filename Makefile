@@ -24,7 +24,8 @@ ALL_LDFLAGS = -pie -Wl,-z,relro,-z,now $(LDFLAGS) -pthread
 # What depends on the system is a file of its own.
 ifeq ($(SYSTEM),Linux)
 BASE_OS := base/shm_linux.c base/self_linux.c base/peer_linux.c
-POLICY_OS := policy/linux.c policy/linux_landlock.c policy/linux_seccomp.c
+POLICY_OS := policy/linux.c policy/linux_landlock.c policy/linux_seccomp.c \
+	policy/linux_try.c
 POLICY_LIBS := $(shell pkg-config --libs libseccomp 2>/dev/null)
 IO_OS := devd/sendfile_linux.c
 CACHED_OS := cached/room_linux.c
@@ -74,8 +75,9 @@ $(foreach p,devd devd-io cached fetcherd,$(eval $p_LIBS := $(POLICY_LIBS) -linih
 # Unit tests: each with the files it is about.  Some include the file under
 # test, others play the neighbours of a whole program.
 UNIT := test_base test_conf test_ref test_manifest test_presence test_names \
-	test_attachments test_stream test_ipc test_policy test_nbd_proto \
-	test_io test_fetch_head test_fetch_daemon test_shedctl \
+	test_attachments test_stream test_ipc test_nbd_proto \
+	test_io test_fetch_head test_fetch_guard test_fetch_secret \
+	test_fetch_daemon test_shedctl \
 	test_shedctl_service
 test_base_SRC := $(BASE)
 test_conf_SRC := $(BASE)
@@ -89,10 +91,16 @@ test_stream_SRC := ipc/stream.c $(BASE)
 test_ipc_SRC := $(IPC) $(BASE) $(GEN)
 test_policy_SRC := $(POLICY) $(BASE)
 test_nbd_proto_SRC := devd/nbd_proto.c $(BASE)
-test_io_SRC := $(IPC) $(BASE) $(GEN)
+test_io_SRC := devd/nbd_proto.c $(IPC) $(BASE) $(GEN)
 test_io_PKGS := libnbd
-test_fetch_head_SRC := fetcherd/head.c fetcherd/redirect.c fetcherd/guard.c $(BASE)
+test_fetch_head_SRC := fetcherd/head.c $(BASE)
+test_fetch_head_PKGS := libcurl
+test_fetch_guard_SRC := fetcherd/guard.c fetcherd/redirect.c fetcherd/head.c $(BASE)
+test_fetch_guard_PKGS := libcurl
+test_fetch_secret_SRC := fetcherd/secret.c fetcherd/head.c $(BASE)
+test_fetch_secret_PKGS := libcurl jansson
 test_fetch_daemon_SRC := $(IPC) $(BASE) $(GEN)
+test_fetch_daemon_PKGS := jansson
 test_shedctl_SRC := $(filter-out shedctl/main.c,$(shedctl_SRC))
 test_shedctl_PKGS := jansson
 test_shedctl_service_SRC := $(test_shedctl_SRC)

@@ -163,6 +163,7 @@ struct device;
 struct layout {
 	TAILQ_ENTRY(layout) entry;
 	unsigned refs;
+	bool kept;		/* one of them is layout_keep()'s */
 	/* constant */
 	struct digest blob;
 	uint64_t size, n_units, file_id;
@@ -203,6 +204,8 @@ int layout_get(const struct digest *blob, uint64_t size, const char *host,
     const char *repo, struct layout **out);
 struct layout *layout_find(const struct digest *blob);
 void layout_put(struct layout *l);
+/* Keep it open, and its counts, as long as this process lives. */
+void layout_keep(struct layout *l);
 /* How much of a blob the disk has, without keeping it open. */
 void layout_on_disk(const struct digest *blob, uint64_t size,
     uint64_t *present, bool *complete);

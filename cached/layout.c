@@ -335,6 +335,15 @@ layout_put(struct layout *l)
 }
 
 void
+layout_keep(struct layout *l)
+{
+	if (l->kept)
+		return;
+	l->kept = true;
+	l->refs++;
+}
+
+void
 layout_on_disk(const struct digest *blob, uint64_t size, uint64_t *present,
     bool *complete)
 {
@@ -388,12 +397,14 @@ layout_start_anew(struct layout **l)
 	uint64_t size = old->size;
 	char host[REF_HOST_MAX + 1], repo[REF_REPO_MAX + 1];
 
-	if (old->refs > 1)
+	if (old->refs > 1U + old->kept)
 		return -EBUSY;
 	memcpy(host, old->host, sizeof(host));
 	memcpy(repo, old->repo, sizeof(repo));
 	if (unlinkat(old->dir, "failed", 0) < 0 && errno != ENOENT)
 		return -errno;
+	if (old->kept)
+		layout_put(old);
 	layout_put(old);
 	*l = NULL;
 	return layout_get(&blob, size, host, repo, l);

@@ -5,6 +5,7 @@
  * it may be asked and by whom, and its links.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -122,16 +123,22 @@ on_store_lock(const struct parent_msg *msg, int fd)
 	(void)fd;		/* held open until this process ends */
 }
 
+static void
+enter_policy(int store)
+{
+	struct policy_path path = { .dirfd = store, .write = true };
+
+	policy_enter(&policy, &path, 1);
+}
+
 /* The store is the last thing that this process is given before it may begin:
  * it enters its policy here. */
 static void
 on_store(const struct parent_msg *msg, int fd)
 {
-	struct policy_path path = { .dirfd = fd, .write = true };
-
 	(void)msg;
 	store_fd = fd;
-	policy_enter(&policy, &path, 1);
+	enter_policy(fd);
 	work_start();
 	store_open(fd);
 	image_load_all();
@@ -234,6 +241,10 @@ main(int argc, char **argv)
 		ipc_print_table("cached", &table);
 		ipc_print_table("cached", &io_table);
 		return 0;
+	}
+	if (argc == 5 && strcmp(argv[1], "--try") == 0) {
+		enter_policy(open(argv[4], O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+		policy_try(argv[2], argv[3]);
 	}
 	loop = event_base_new();
 	if (!loop)

@@ -197,6 +197,7 @@ layout_begin(struct open *o)
 		return;
 	}
 	o->layout = l;
+	layout_keep(l);
 	l->requests_sent += o->requests;
 	l->bytes_fetched += o->body_bytes;
 	if (l->host[0] == '\0') {	/* opened for its numbers only */
@@ -609,8 +610,9 @@ open_tick(void)
 		next = TAILQ_NEXT(o, entry);
 		if (o->deadline && now >= o->deadline)
 			open_fail(o, o->code ? o->code : CTL_CODE(TIMEOUT),
-			    true, "%s", o->code ? o->why : "the registry did "
-			    "not answer in time; check it, then try again");
+			    true, "%s%s", o->code ? "" : o->image.name,
+			    o->code ? o->why : ": the registry did not answer "
+			    "in time; check it, then try again");
 		else if (o->step == STEP_FILL && o->code &&
 		    now - o->moved_at > NO_PROGRESS_MS)
 			open_fail(o, o->code, true, "%s", o->why);

@@ -474,6 +474,13 @@ control_print_tables(void)
 }
 
 void
+control_try(const char *act, const char *object)
+{
+	policy_enter(&policy, NULL, 0);
+	policy_try(act, object);
+}
+
+void
 control_run(void)
 {
 	loop = event_base_new();

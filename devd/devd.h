@@ -85,6 +85,9 @@ void spawn_init(void);
 /* The control process; does not return. */
 void control_run(void) __attribute__((noreturn));
 void control_print_tables(void);
+/* policy_try() under the control process's policy. */
+void control_try(const char *act, const char *object)
+    __attribute__((noreturn));
 
 /* ---- names.c: pure ---- */
 

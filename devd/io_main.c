@@ -176,6 +176,10 @@ main(int argc, char **argv)
 		printf("devd-io %s\n", VERSION);
 		return 0;
 	}
+	if (argc == 4 && strcmp(argv[1], "--try") == 0) {
+		policy_enter(&policy, NULL, 0);
+		policy_try(argv[2], argv[3]);
+	}
 	signal(SIGPIPE, SIG_IGN);
 	io.base = event_base_new();
 	if (!io.base)

@@ -209,6 +209,13 @@ main(int argc, char **argv)
 	int memfd;
 
 	log_init("devd");
+	if (argc == 4 && strcmp(argv[1], "--try") == 0) {
+		policy_parent();
+		policy_try(argv[2], argv[3]);
+	}
+	if (argc == 5 && strcmp(argv[1], "--control") == 0 &&
+	    strcmp(argv[2], "--try") == 0)
+		control_try(argv[3], argv[4]);
 	parse_options(argc, argv, &o);
 	named = o.places.conf != NULL;
 	places_default(&o.places);

@@ -224,6 +224,10 @@ main(int argc, char **argv)
 		return 0;
 	}
 	log_init("fetcherd");
+	if (argc == 4 && strcmp(argv[1], "--try") == 0) {
+		policy_enter(&policy, paths, ARRAY_LEN(paths));
+		policy_try(argv[2], argv[3]);
+	}
 	if (argc != 1)
 		log_die("fetcherd is started by devd");
 	signal(SIGPIPE, SIG_IGN);

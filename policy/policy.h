@@ -53,6 +53,12 @@ void policy_enter(const struct policy *policy, const struct policy_path *paths,
  * children inherit, and no_new_privs. */
 void policy_parent(void);
 
+/* For tests, from the command line only, after the policy was entered: try one
+ * act by its name in linux_try.c and exit with 0: refused, 1: done, 2: there is
+ * no such act. */
+void policy_try(const char *act, const char *object)
+    __attribute__((noreturn));
+
 /* Ids of a user of the suite.  0 or -ENOENT. */
 int policy_user(const char *name, uid_t *uid, gid_t *gid);
 

@@ -883,8 +883,12 @@ test_a_token_is_renewed_before_it_expires(void **state)
 	(void)state;
 	tell(&priv, "revoke");
 	tell(&priv, "auth?mode=bearer&ttl=2");
+	want_ok(ask(&priv, OP_FETCH));
 	for (int i = 0; i < 6; i++) {
-		want_ok(ask(&priv, OP_FETCH));
+		struct answer *a = ask(&priv, OP_FETCH);
+
+		want_ok(a);
+		assert_true(a->requests <= 2);	/* 3: it was refused first */
 		usleep(600000);
 	}
 }
