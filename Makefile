@@ -75,7 +75,7 @@ $(foreach p,devd devd-io cached fetcherd,$(eval $p_LIBS := $(POLICY_LIBS) -linih
 # Unit tests: each with the files it is about.  Some include the file under
 # test, others play the neighbours of a whole program.
 UNIT := test_base test_conf test_ref test_manifest test_presence test_names \
-	test_attachments test_stream test_ipc test_nbd_proto \
+	test_attachments test_stream test_ipc test_policy test_nbd_proto \
 	test_io test_fetch_head test_fetch_guard test_fetch_secret \
 	test_fetch_daemon test_shedctl \
 	test_shedctl_service

@@ -21,7 +21,7 @@ struct conf_registry {
 	size_t n_mirrors;
 	bool insecure;		/* plain HTTP, or HTTPS without a check */
 	char *ca;		/* absolute path, or NULL */
-	char *auth_file;	/* absolute path of a docker config.json, or NULL */
+	char *auth_file;	/* path of a docker config.json, or NULL */
 };
 
 struct conf {
@@ -33,7 +33,7 @@ struct conf {
 	bool scrub;
 	/* [trust] */
 	bool referrers;
-	uint32_t integrity;	/* CTL(Rung): the lowest that attach accepts unasked */
+	uint32_t integrity;	/* CTL(Rung): lowest that attach takes */
 	/* [network] */
 	char *ca, *proxy;
 	uint64_t background_rate;	/* bytes a second; 0: no limit */

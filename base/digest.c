@@ -86,7 +86,8 @@ digest_parse(const char *text, struct digest *out)
 		return -EINVAL;
 	text += 7;
 	for (int i = 0; i < DIGEST_LEN; i++) {
-		int hi = hex_value(text[2 * i]), lo = hex_value(text[2 * i + 1]);
+		int hi = hex_value(text[2 * i]);
+		int lo = hex_value(text[2 * i + 1]);
 
 		if (hi < 0 || lo < 0)
 			return -EINVAL;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Log lines on stderr.  Control characters in a line are replaced: text from
- * a registry must not be able to forge a line of its own.
+ * Log lines on stderr.  What is not printable ASCII is replaced: text from a
+ * registry must not be able to forge a line of its own, or drive a terminal.
  */
 #include <stdarg.h>
 #include <stdbool.h>
@@ -78,7 +78,8 @@ log_va(enum log_level level, const char *fmt, va_list args)
 	if (len > sizeof(line) - 2)
 		len = sizeof(line) - 2;
 	for (size_t i = start; i < len; i++)
-		if ((unsigned char)line[i] < 0x20 || line[i] == 0x7f)
+		if ((unsigned char)line[i] < 0x20 ||
+		    (unsigned char)line[i] > 0x7e)
 			line[i] = '?';
 	line[len++] = '\n';
 	if (write(STDERR_FILENO, line, len) < 0)

@@ -38,7 +38,9 @@ shm_readonly(int fd)
 
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
 	ro = open(path, O_RDONLY | O_CLOEXEC);
-	return ro < 0 ? -errno : ro;
+	if (ro < 0)
+		return -errno;
+	return ro;
 }
 
 int

@@ -62,7 +62,7 @@ struct job {
 	enum job_kind kind;
 	void (*done)(struct job *job);
 	void *owner;
-	int result;		/* 0 or -errno; -EBADMSG: not the expected digest */
+	int result;		/* 0 or -errno; -EBADMSG: wrong digest */
 
 	/* JOB_KEEP, JOB_CHECK */
 	int fd;

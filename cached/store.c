@@ -5,7 +5,7 @@
  *	version				"shedstream store 1"
  *	images/HEX.json, HEX.manifest	images known, by manifest digest
  *	layouts/HEX/data.ID		a blob's bytes, sparse, by blob digest
- *	layouts/HEX/presence.ID		which of them are there, and their digests
+ *	layouts/HEX/presence.ID		which of them are there: digests
  *	layouts/HEX/complete		the whole digest was computed and fits
  *	quarantine/HEX.ID		a file whose whole digest did not fit
  *	lock				held by the suite that uses it

@@ -240,8 +240,9 @@ answer_images(struct query *q)
 	size_t at = 0;
 
 	do {
-		CTL(ImagesReply) m = SHEDSTREAM__CONTROL__V1__IMAGES_REPLY__INIT;
+		CTL(ImagesReply) m;
 
+		shedstream__control__v1__images_reply__init(&m);
 		m.images = list;
 		while (at < q->n_rows && m.n_images < ROWS_A_FRAME) {
 			struct row *r = &q->rows[at++];

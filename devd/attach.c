@@ -438,8 +438,8 @@ attach_refused(struct client *c, uint64_t id, const CTL(Attach) *m)
 		    "to %d of a-z 0-9 . _ - and starts with no dot",
 		    DEVICE_NAME_MAX);
 	else if (m->consumer[0] && !consumer_valid(m->consumer, CONSUMER_MAX))
-		reply_error(c, id, CTL_CODE(BAD_REQUEST), false, "a consumer is "
-		    "1 to %d printable characters without / and blanks",
+		reply_error(c, id, CTL_CODE(BAD_REQUEST), false, "a consumer "
+		    "is 1 to %d printable characters without / and blanks",
 		    CONSUMER_MAX);
 	else if (m->present != CTL_PRESENT(AUTO) &&
 	    m->present != CTL_PRESENT(NBD))

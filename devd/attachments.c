@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * The attachments file pair.  Each file is a header (magic, generation,
- * length, SHA-256 of the payload) and a payload; a change is written whole to
- * the file that is not current, so that the end of this process in the middle
- * leaves the other one.  They live in the run directory: after a host's reboot
+ * length, SHA-256 of these and the payload) and a payload; a change is written
+ * whole to the file that is not current, so that the end of this process in
+ * the middle leaves the other one.  They live in the run directory: after a host's reboot
  * there are no VMs and no attachments.
  */
 #include <errno.h>
@@ -20,6 +20,18 @@ struct header {
 	uint64_t magic, generation, len;
 	struct digest sum;
 };
+
+/* Over everything but itself and the magic. */
+static struct digest
+header_sum(const struct header *h, const void *payload)
+{
+	struct digest_stream *s = digest_start();
+
+	digest_update(s, &h->generation, sizeof(h->generation));
+	digest_update(s, &h->len, sizeof(h->len));
+	digest_update(s, payload, h->len);
+	return digest_final(s);
+}
 
 /* 1: valid, 0: not, -errno. */
 static int
@@ -41,7 +53,7 @@ read_one(int fd, struct header *h, uint8_t **payload)
 		return (int)n;
 	if ((uint64_t)n != h->len)
 		return 0;
-	sum = digest_of(buf, h->len);
+	sum = header_sum(h, buf);
 	if (!digest_equal(&sum, &h->sum))
 		return 0;
 	*payload = take_ptr(buf);
@@ -80,11 +92,12 @@ int
 attachments_write(struct attachments *a, const void *state, size_t len)
 {
 	struct header h = { .magic = MAGIC, .generation = a->generation + 1,
-		.len = len, .sum = digest_of(state, len) };
+		.len = len };
 	int next = !a->current, r;
 
 	if (len > STATE_MAX)
 		return -EFBIG;
+	h.sum = header_sum(&h, state);
 	r = fd_pwrite_all(a->fd[next], state, len, sizeof(h));
 	if (r == 0)
 		r = fd_pwrite_all(a->fd[next], &h, sizeof(h), 0);

@@ -93,7 +93,8 @@ TAILQ_HEAD(devices, device);
 extern struct devices devices;
 
 void devices_start(void);	/* everything was handed over */
-struct device *device_by_name(const char *name);	/* or alias, or digest */
+/* By name, alias, or digest. */
+struct device *device_by_name(const char *name);
 struct device *device_by_id(const char *id);
 /* The device of a key, made known in state WANTED if need be.  NULL without
  * memory. */

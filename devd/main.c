@@ -114,6 +114,8 @@ load_conf(const char *path, bool must_exist, int *memfd)
 			log_die("read %s: %s", path, strerror(-r));
 	} else if (fd != -ENOENT || must_exist)
 		log_die("open %s: %s", path, strerror(-fd));
+	if (text && strlen(text) != len)
+		log_die("%s holds a NUL byte; it is to be text", path);
 	r = conf_parse(path, text ? text : "", &conf, &error);
 	if (r < 0)
 		log_die("%s", error ? error : strerror(-r));

@@ -242,7 +242,7 @@ struct site {
 	bool proven;		/* it answered under this scheme */
 	enum address_class class;	/* of where it answered */
 	struct ca *own_ca;	/* its own, */
-	struct ca *ca;		/* and what to trust in all; NULL: the system's */
+	struct ca *ca;		/* to trust in all; NULL: the system's */
 	struct credentials credentials;
 	bool basic;		/* it asked for Basic */
 	unsigned users;		/* requests */

@@ -11,7 +11,7 @@
  *	         ^   ^ | no valid token             v                 |
  *	         |   +-+-- WAIT for it            CHECK               |
  *	         |                                  | 3xx ------------+ <= 5,
- *	         +---- once ---- 401 ---------------+                   no circle
+ *	         +---- once ---- 401 ---------------+               no circle
  *	START <--- once ---- remembered one expired +
  *	                                            +--> BODY --> DONE
  *	                                            +--> DONE: the head was the

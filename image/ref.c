@@ -3,6 +3,7 @@
  * Names of images, by the grammar of the OCI distribution specification.  The
  * host is never guessed: there is no default registry.
  */
+#include <arpa/inet.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -57,16 +58,25 @@ tag_valid(const char *tag, size_t len)
 }
 
 static bool
+ip6_valid(const char *text, size_t len)
+{
+	char address[INET6_ADDRSTRLEN];
+	struct in6_addr bytes;
+
+	return take(address, sizeof(address) - 1, text, len) == 0 &&
+	    inet_pton(AF_INET6, address, &bytes) == 1;
+}
+
+static bool
 host_valid(const char *host)
 {
 	const char *port = strrchr(host, ':');
 	size_t n = strlen(host);
 
-	if (host[0] == '[') {	/* an IPv6 address */
+	if (host[0] == '[') {
 		const char *end = strchr(host, ']');
 
-		if (!end || !spans(host + 1, (size_t)(end - host - 1),
-		    DIGITS "abcdefABCDEF:."))
+		if (!end || !ip6_valid(host + 1, (size_t)(end - host - 1)))
 			return false;
 		if (end[1] == '\0')
 			return true;

@@ -15,7 +15,7 @@
 struct image_ref {
 	char host[REF_HOST_MAX + 1];	/* "" for a bare digest */
 	char repo[REF_REPO_MAX + 1];
-	char tag[REF_TAG_MAX + 1];	/* "" with a digest; "latest" by default */
+	char tag[REF_TAG_MAX + 1];	/* "" with a digest; else "latest" */
 	bool has_digest;
 	struct digest digest;
 };

@@ -317,8 +317,12 @@ ipc_print_table(const char *process, const struct ipc_table *table)
 {
 	for (size_t i = 0; i < table->n_rules; i++) {
 		const struct ipc_rule *r = &table->rules[i];
+		const ProtobufCFieldDescriptor *field =
+		    protobuf_c_message_descriptor_get_field(table->frame,
+		    r->type);
 
-		printf("%s %s %u %s%s%s\n", table->frame->name, r->name,
+		assert(field);
+		printf("%s %s %u %s%s%s\n", table->frame->name, field->name,
 		    r->from, process, r->fd ? " fd" : "", r->raw ? " raw" : "");
 	}
 }

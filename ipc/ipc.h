@@ -108,8 +108,8 @@ size_t ipc_queued(const struct ipc_link *link);
 void ipc_pause(struct ipc_link *link, bool paused);
 int ipc_flush(struct ipc_link *link);
 
-/* Print a table, one "name peers fd raw" line a rule: for the test that each
- * message has exactly one receiver. */
+/* Print a table, one "FRAME FIELD PEERS PROCESS [fd] [raw]" line a rule: for
+ * the test that each message has exactly one receiver. */
 void ipc_print_table(const char *process, const struct ipc_table *table);
 
 /* Unpack a frame under its budget; for tests and fuzzers too.  The result is

@@ -14,7 +14,7 @@
 #include "ipc/ipc.h"
 
 #define CHILD_FD	3	/* where a child finds its link to the parent */
-#define DEVICE_ID_LEN	16	/* hex digits: see device_id() in devd/names.c */
+#define DEVICE_ID_LEN	16	/* hex digits: device_id() in devd/names.c */
 #define DEVICE_NAME_MAX	63
 #define DEVICES_MAX	1024	/* a host has tens; bounds every table */
 /* The largest device: the location word holds 48 bits of 4 KiB blocks, a file
@@ -46,13 +46,15 @@ enum parent_type {
 	PARENT_PEER,		/* fd: a new link to `peer`, replacing the old one;
 				 * with PEER_IO, for `device` (cached) */
 	PARENT_DEVICE,		/* device exists; fd: its map (cached: writable, io:
-				 * read-only), its statistics, read-only (control) */
+				 * read-only), its statistics, read-only
+				 * (control) */
 	PARENT_STATS,		/* fd: statistics page, writable (io) */
 	PARENT_GO,		/* everything that exists was handed over */
 	PARENT_GONE,		/* device is gone, its map is dead (cached, control) */
 	PARENT_FAILED,		/* device could not be made: status, text (control) */
 	PARENT_CHILD,		/* peer lives: status = its pid, count = restarts, text =
-				 * why the last one ended; with PEER_IO, `device` (control) */
+				 * why the last one ended; with PEER_IO,
+				 * `device` (control) */
 	PARENT_OPENERS,		/* device has count openers (control) */
 
 	/* child -> parent */

@@ -171,7 +171,8 @@ part_read(struct stream *s, void *into, size_t want)
 		return -EPROTO;
 	if (n == 0) {
 		fd_close(fd);
-		return first ? -EPIPE : -ECONNRESET;	/* killed in the middle */
+		/* inside a frame: killed in the middle of sending it */
+		return first ? -EPIPE : -ECONNRESET;
 	}
 	if (fd >= 0)
 		s->in.fd = fd;

@@ -31,13 +31,14 @@ struct stream_ops {
 	/* A frame arrived.  Negative ends the stream with that reason. */
 	int (*frame)(void *owner, struct stream_frame *frame);
 	/* The peer closed (0), or the stream failed (-errno; -ECONNRESET: it
-	 * ended inside a frame; -EPROTO: it broke the framing).  Called once, never from inside stream_send().  The
-	 * owner calls stream_free(), now or later. */
+	 * ended inside a frame; -EPROTO: it broke the framing).  Called once,
+	 * never from inside stream_send().  The owner calls stream_free(), now
+	 * or later. */
 	void (*closed)(void *owner, int why);
 	/* Optional: the output queue became empty. */
 	void (*drained)(void *owner);
 	size_t body_max;	/* bytes, of a received body */
-	size_t raw_max;		/* bytes, of received raw data; 0: no second length */
+	size_t raw_max;		/* bytes, of received raw data; 0: none */
 	size_t queue_max;	/* bytes queued for output; 0: no limit */
 };
 
@@ -49,7 +50,8 @@ struct stream *stream_new(struct event_base *base, int fd,
 void stream_free(struct stream *s);
 
 /* Queue one frame; passfd (or -1) is taken in any case.  raw may be NULL.
- * A failure also aborts the stream, so a caller need not look.  0; -ENOMEM; -ENOBUFS past queue_max; -EPIPE once the stream has failed. */
+ * A failure also aborts the stream, so a caller need not look.  0; -ENOMEM;
+ * -ENOBUFS past queue_max; -EPIPE once the stream has failed. */
 int stream_send(struct stream *s, const void *body, size_t len,
     const void *raw, size_t raw_len, int passfd);
 

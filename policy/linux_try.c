@@ -199,7 +199,7 @@ try_map_exec(const char *object)
 	    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	(void)object;
-	return p == MAP_FAILED ? -1 : 0;
+	return p == MAP_FAILED ? -1 : munmap(p, 4096);
 }
 
 /* ---- the machine ---- */

@@ -39,8 +39,8 @@ struct policy {
 	const char *user;	/* taken when started by root */
 	const char *words;
 	uint64_t files;		/* most descriptors */
-	uint64_t file_size;	/* most bytes of a file it grows; 0: it holds none
-				 * to grow, but its log may be one */
+	uint64_t file_size;	/* most bytes of a file it grows; 0: it holds
+				 * none to grow, but its log may be one */
 };
 
 /* Give up everything else.  paths: n_paths of them, granted by `store` and

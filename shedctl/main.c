@@ -174,11 +174,13 @@ static const struct command {
 } commands[] = {
 	{ "attach", 1, 1, "name present fetch integrity consumer deadline",
 	    "IMAGE [--name N] [--present auto|nbd|ublk|file|plain]\n"
-	    "    [--fetch lazy|whole] [--integrity chunk|whole|complete|transport]\n"
+	    "    [--fetch lazy|whole]\n"
+	    "    [--integrity chunk|whole|complete|transport]\n"
 	    "    [--consumer ID] [--deadline SECONDS]",
 	    "make a device of an image, and print its path or NBD URI\n"
-	    "IMAGE is HOST[:PORT]/REPO[:TAG|@sha256:HEX], or sha256:HEX of an image or\n"
-	    "device that is known here.  Where it can't be lazy it is pulled whole first.",
+	    "IMAGE is HOST[:PORT]/REPO[:TAG|@sha256:HEX], or sha256:HEX of an\n"
+	    "image or device that is known here.  Where it can't be lazy it\n"
+	    "is pulled whole first.",
 	    run_attach },
 	{ "detach", 1, 1, "consumer", "NAME [--consumer ID]",
 	    "drop a consumer; the device goes with the last one", run_detach },

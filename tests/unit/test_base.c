@@ -36,11 +36,14 @@ static const struct {
 	const char *text, *hex;
 } vectors[] = {
 	{ "", "sha256:"
-	    "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855" },
+	    "e3b0c44298fc1c149afbf4c8996fb924"
+	    "27ae41e4649b934ca495991b7852b855" },
 	{ "abc", "sha256:"
-	    "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad" },
+	    "ba7816bf8f01cfea414140de5dae2223"
+	    "b00361a396177a9cb410ff61f20015ad" },
 	{ "abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq", "sha256:"
-	    "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1" },
+	    "248d6a61d20638b8e5c026930c3e6039"
+	    "a33ce45964ff2167f6ecedd419db06c1" },
 };
 
 static void
@@ -285,11 +288,12 @@ test_close_keeps_errno_and_takes_no_descriptor(void **state)
 	int fd = file_with("", 0);
 
 	(void)state;
-	errno = ENOSPC;
 	fd_close(fd);
+	assert_int_equal(fcntl(fd, F_GETFD), -1);
+	errno = ENOSPC;
+	fd_close(fd);		/* which close(2) itself calls EBADF */
 	fd_close(-1);
 	assert_int_equal(errno, ENOSPC);
-	assert_int_equal(fcntl(fd, F_GETFD), -1);
 }
 
 /* ---- ownership ---- */

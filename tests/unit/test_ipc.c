@@ -744,7 +744,7 @@ round_trip(const ProtobufCMessage *frame, bool outsider)
 static void
 test_an_honest_answer_fits_the_budget_whatever_its_length(void **state)
 {
-	static char names[1024][16];
+	static char names[1024][24];
 	static char *list[1024];
 	CTL(Frame) f = SHEDSTREAM__CONTROL__V1__FRAME__INIT;
 	CTL(Devices) devices = SHEDSTREAM__CONTROL__V1__DEVICES__INIT;
@@ -826,7 +826,7 @@ test_nesting_without_end_is_not_entered(void **state)
 	ProtobufCMessage *msg;
 
 	(void)state;
-	/* from the inside out: each level has 3 bytes of length, and tag 0x12 */
+	/* from the inside out: each level has tag 0x12 and 3 bytes of length */
 	for (size_t at = len; at >= 4; at -= 4) {
 		size_t inside = len - at;
 
@@ -919,7 +919,8 @@ static const struct parent_ops parent_ops = { on_parent_message,
 static void
 test_the_parent_takes_structs_of_one_size_only(void **state)
 {
-	static const int off_by[] = { -1, 0, 1, -(int)sizeof(struct parent_msg) };
+	static const int off_by[] = { -1, 0, 1,
+		-(int)sizeof(struct parent_msg) };
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_LEN(off_by); i++) {
@@ -1020,5 +1021,6 @@ main(void)
 		    test_texts_from_a_child_end_where_their_room_does),
 	};
 
+	mallopt(M_PERTURB, 0xa5);	/* what was freed is not to be used */
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -31,7 +31,8 @@ test_a_device_name_has_few_characters(void **state)
 {
 	(void)state;
 	for (int c = 1; c < 256; c++) {
-		char first[] = { (char)c, 'x', 0 }, last[] = { 'x', (char)c, 0 };
+		char first[] = { (char)c, 'x', 0 };
+		char last[] = { 'x', (char)c, 0 };
 		bool ok = strchr("abcdefghijklmnopqrstuvwxyz0123456789._-", c);
 
 		assert_int_equal(device_name_valid(last), ok);
@@ -66,7 +67,8 @@ test_a_device_name_is_no_path(void **state)
 static void
 test_a_device_id_is_a_digest_of_its_whole_key(void **state)
 {
-	struct digest blob = digest_of("blob", 4), image = digest_of("image", 5);
+	struct digest blob = digest_of("blob", 4);
+	struct digest image = digest_of("image", 5);
 	char id[DEVICE_ID_LEN + 1], other[DEVICE_ID_LEN + 1];
 	uint8_t key[66];
 	struct digest want;

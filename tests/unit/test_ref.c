@@ -66,7 +66,8 @@ static const char *const bad[] = {
 	"h.x:4294967297/x", "h.x:-1/x", "h.x:+1/x", "h.x: 1/x", "h.x:1:2/x",
 	":5000/x", "h_x.y/x", "h*.y/x", "::1/x", "[::1/x", "[]/x", "[]:1/x",
 	"[::1]:/x", "[::1]5/x", "[::1]:65536/x", "[::g]/x", "[::1%eth0]/x",
-	"[::1]x/y", "[[::1]]/x",
+	"[::1]x/y", "[[::1]]/x", "[1]/x",
+	"[c..:a]:00/x", "[1.2.3.4]/x", "[::1::]/x", "[1:2:3:4:5:6:7:8:9]/x",
 	/* tags */
 	"h.x/x:", "h.x/x:a:b", "h.x/x:.a", "h.x/x:-a", "h.x/x:a/b", "h.x/x:a@",
 	"h.x/x:+", "h.x/x:..",
@@ -123,7 +124,8 @@ test_bad_names_are_refused_with_a_reason(void **state)
 static void
 test_no_foreign_byte_passes_anywhere(void **state)
 {
-	static const char foreign[] = " \n\r\t\x1b\x7f\x80\xff\\\"'`$;|&<>%?#*()~^";
+	static const char foreign[] = " \n\r\t\x1b\x7f\x80\xff\\\"'`$;|&<>"
+	    "%?#*()~^";
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_LEN(good); i++) {
@@ -181,6 +183,9 @@ test_each_part_has_its_limit(void **state)
 	assert_int_equal(parse(filled("h.x/x:", 't', REF_TAG_MAX, "")), 0);
 	assert_int_equal(parse(filled("h.x/x:", 't', REF_TAG_MAX + 1, "")),
 	    -EINVAL);
+	assert_int_equal(parse(filled("h.x/x:", 't', REF_TAG_MAX, "@" SHA)), 0);
+	assert_int_equal(parse(filled("h.x/x:", 't', REF_TAG_MAX + 1,
+	    "@" SHA)), -EINVAL);
 	assert_int_equal(parse(filled("h.x/", '/', 1 << 20, "x")), -EINVAL);
 	assert_int_equal(parse(filled("h.x:", '9', 1 << 20, "/x")), -EINVAL);
 }

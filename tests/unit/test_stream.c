@@ -19,6 +19,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -535,7 +536,7 @@ test_a_descriptor_on_any_later_byte_ends_the_stream(void **state)
 }
 
 static void
-test_a_second_descriptor_later_ends_the_stream_and_both_close(void **state)
+test_a_second_descriptor_ends_the_stream_and_both_close(void **state)
 {
 	struct witness first = witness(), second = witness();
 	uint8_t bytes[64];
@@ -955,7 +956,7 @@ main(void)
 		cmocka_unit_test(
 		    test_a_descriptor_on_any_later_byte_ends_the_stream),
 		cmocka_unit_test(
-		    test_a_second_descriptor_later_ends_the_stream_and_both_close),
+		    test_a_second_descriptor_ends_the_stream_and_both_close),
 		cmocka_unit_test(
 		    test_several_descriptors_end_the_stream_and_are_closed),
 		cmocka_unit_test(
@@ -986,5 +987,6 @@ main(void)
 		cmocka_unit_test(test_flush_to_a_peer_that_is_gone_fails),
 	};
 
+	mallopt(M_PERTURB, 0xa5);	/* what was freed is not to be used */
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
