@@ -127,12 +127,19 @@ int store_read_file(int dirfd, const char *name, size_t max, char **content,
 
 /* ---- image.c: images known here, durable ---- */
 
+/* What a blob has cost in the life of this cached. */
+struct counts {
+	uint64_t bytes_fetched, requests_sent, requests_retried,
+	    requests_failed;
+};
+
 struct image {
 	TAILQ_ENTRY(image) entry;
 	struct digest manifest, blob;
 	uint64_t size;		/* of the blob */
 	char name[REF_TEXT_MAX + 8];	/* as last named */
 	uint64_t named_at;	/* seconds since the epoch */
+	struct counts counts;	/* while its layout is not open */
 	char host[REF_HOST_MAX + 1], repo[REF_REPO_MAX + 1];
 };
 TAILQ_HEAD(images, image);
@@ -163,7 +170,6 @@ struct device;
 struct layout {
 	TAILQ_ENTRY(layout) entry;
 	unsigned refs;
-	bool kept;		/* one of them is layout_keep()'s */
 	/* constant */
 	struct digest blob;
 	uint64_t size, n_units, file_id;
@@ -181,17 +187,19 @@ struct layout {
 	struct event *sync_timer;
 
 	bool complete;		/* whole digest fits, recorded */
+	bool proven;		/* was complete once: its records are right */
 	bool failed;		/* whole digest does not fit */
 	bool digesting, needs_digest;
 	struct job *digest_job;
 
 	/* the background fill of everything (finish.c) */
 	bool pulling, plain;	/* plain: the registry has no ranges */
-	uint64_t pull_next;
+	bool plain_sent;	/* its one transfer is under way */
+	uint64_t pull_next, pull_again;	/* again: monotonic ms */
+	unsigned bad_in_row;	/* units with a wrong digest */
 
 	/* for status */
-	uint64_t bytes_fetched, requests_sent, requests_retried,
-	    requests_failed;
+	struct counts counts;
 	uint64_t waiting;	/* reads that wait */
 	bool stalled;
 	char last_error[256];
@@ -202,10 +210,11 @@ extern struct layouts layouts;
 /* The layout of a blob, from the disk or new; one reference.  0 or -errno. */
 int layout_get(const struct digest *blob, uint64_t size, const char *host,
     const char *repo, struct layout **out);
+/* From now on it is fetched from there.  -EXDEV: it holds units that came from
+ * elsewhere, and only their whole digest could tell whether they are right. */
+int layout_source(struct layout *l, const char *host, const char *repo);
 struct layout *layout_find(const struct digest *blob);
 void layout_put(struct layout *l);
-/* Keep it open, and its counts, as long as this process lives. */
-void layout_keep(struct layout *l);
 /* How much of a blob the disk has, without keeping it open. */
 void layout_on_disk(const struct digest *blob, uint64_t size,
     uint64_t *present, bool *complete);
@@ -218,9 +227,11 @@ void layout_set(struct layout *l, uint64_t unit, enum unit_state state);
 /* Its file is proven wrong, for last_error: fail it durably, move the file
  * away. */
 void layout_quarantine(struct layout *l);
-/* Start a failed layout anew, if *l is its only reference (then *l is another
+/* Start a layout anew, empty, if *l is its only reference (then *l is another
  * one).  0, -EBUSY or -errno; *l is NULL after another error. */
 int layout_start_anew(struct layout **l);
+/* Not complete any more: said on disk before anything else is done. */
+void layout_revoke(struct layout *l);
 /* Bytes of units present, of n_present. */
 uint64_t layout_bytes_present(const struct layout *l);
 
@@ -246,6 +257,7 @@ struct fill {
 	bool adopt;		/* the map had it; note its digest */
 	bool for_lane;		/* the bytes themselves are wanted */
 	bool checking;		/* the job runs */
+	bool refused;		/* the store has no room for it */
 	struct transfer *transfer;
 	struct job job;
 	TAILQ_HEAD(, waiter) waiters;
@@ -345,7 +357,7 @@ void open_resend(void);		/* a new fetcherd */
 void open_layout_changed(struct layout *l);
 void open_layout_trouble(struct layout *l, const Suite__FetchDone *done);
 bool open_tick(void);		/* true: again */
-/* control restarted: nobody waits any more; pulls go on. */
+/* control restarted: nobody waits any more; who does asks again. */
 void open_forget_all(void);
 
 /* ---- status.c ---- */

@@ -31,7 +31,7 @@
 #define LANES		2
 #define WANTS_MAX	8192	/* of one worker: it bounds its own reads */
 #define STALL_MS	2000	/* a read that waits longer is worth a word */
-#define LAYOUT_SLOT	0	/* the store slot of the layout's own file */
+#define PULL_AGAIN_MS	10000	/* after a pull that whole needs was refused */
 
 struct want {
 	TAILQ_ENTRY(want) entry;
@@ -103,7 +103,7 @@ publish(struct device *dev, uint64_t unit)
 {
 	if (may_publish(dev) && atomic_load(&dev->map->words[unit]) == 0)
 		atomic_store_explicit(&dev->map->words[unit],
-		    map_word(LAYOUT_SLOT, unit * dev->spec.unit),
+		    map_word(dev->map->slot, unit * dev->spec.unit),
 		    memory_order_release);
 }
 
@@ -192,12 +192,27 @@ want_answer(struct want *want, struct wants *list, uint32_t status)
 	want_free(want, list);
 }
 
+/* Rung whole, and not whole (any more): wait until it is. */
+static void
+want_block(struct want *want)
+{
+	struct device *dev = want->dev;
+
+	TAILQ_REMOVE(&dev->wants, want, entry);
+	TAILQ_INSERT_TAIL(&dev->blocked, want, entry);
+	finish_pull(dev->layout, false);
+}
+
 /* All units are accounted for. */
 static void
 want_settle(struct want *want)
 {
 	struct device *dev = want->dev;
 
+	if (!may_publish(dev) && !dev->layout->failed) {
+		want_block(want);
+		return;
+	}
 	if (want->unkept && want->lane < 0) {
 		TAILQ_REMOVE(&dev->wants, want, entry);
 		TAILQ_INSERT_TAIL(&dev->lane_queue, want, entry);
@@ -240,6 +255,8 @@ want_unit_done(struct waiter *w, const uint8_t *buf, size_t len)
 	struct device *dev = want->dev;
 	size_t i = (size_t)(w - want->waiters);
 
+	if (!may_publish(dev))
+		buf = NULL;	/* not verified to the device's rung */
 	if (buf && want->lane < 0 && scratch_make(dev) == 0)
 		want->lane = lane_take(want);
 	if (buf && want->lane >= 0) {
@@ -320,11 +337,9 @@ on_want(void *owner, struct ipc_link *link, struct ipc_message *msg)
 	tick_soon();
 	if (l->failed)
 		want_answer(want, &dev->wants, EIO);
-	else if (!may_publish(dev)) {	/* rung whole: not whole yet */
-		TAILQ_REMOVE(&dev->wants, want, entry);
-		TAILQ_INSERT_TAIL(&dev->blocked, want, entry);
-		finish_pull(l, false);
-	} else
+	else if (!may_publish(dev))
+		want_block(want);
+	else
 		want_begin(want);
 }
 
@@ -397,7 +412,7 @@ device_needs_whole(const struct layout *l)
 	const struct device *dev;
 
 	TAILQ_FOREACH(dev, &l->devices, entry)
-		if (dev->spec.rung >= CTL_RUNG(WHOLE))
+		if (dev->spec.rung >= CTL_RUNG(WHOLE) || l->plain)
 			return true;
 	return false;
 }
@@ -420,6 +435,15 @@ device_recovered(struct layout *l)
 	l->stalled = false;
 	notice("recovered", &l->blob, "%s/%s answers again", l->host,
 	    l->repo);
+	tick_soon();
+}
+
+static bool
+stalls(struct wants *list, uint64_t now)
+{
+	struct want *want = TAILQ_FIRST(list);
+
+	return want && now - want->started_ms > STALL_MS;
 }
 
 bool
@@ -432,13 +456,17 @@ device_tick(void)
 
 	TAILQ_FOREACH(l, &layouts, entry)
 		TAILQ_FOREACH(dev, &l->devices, entry) {
-			struct want *want = TAILQ_FIRST(&dev->wants);
-
-			any |= want && !l->stalled;
-
-			if (want && now - want->started_ms > STALL_MS)
+			any |= dev->n_wants > 0;
+			if (stalls(&dev->wants, now) ||
+			    stalls(&dev->lane_queue, now) ||
+			    stalls(&dev->blocked, now))
 				device_stalled(l, l->last_error[0] ?
 				    l->last_error : "no answer yet");
+			if (!TAILQ_EMPTY(&dev->blocked) && !l->pulling &&
+			    now > l->pull_again) {
+				l->pull_again = now + PULL_AGAIN_MS;
+				finish_pull(l, false);
+			}
 		}
 	return any;
 }
@@ -463,13 +491,28 @@ device_adopt_more(struct layout *l)
 		}
 }
 
+/* Words that speak of another file than the layout's mean nothing now.  The
+ * file gets a slot of its own, so that no read takes the one for the other. */
+static void
+map_claim(struct device *dev)
+{
+	struct map *map = dev->map;
+
+	if (map->file_id == dev->layout->file_id)
+		return;
+	for (uint64_t unit = 0; unit < dev->layout->n_units; unit++)
+		atomic_store(&map->words[unit], 0);
+	map->slot = (map->slot + 1) % MAP_SLOTS;
+	map->file_id = dev->layout->file_id;
+}
+
 void
 device_add(const struct device_spec *spec, int mapfd)
 {
 	_cleanup_close_ int fd = mapfd;
 	struct image *image = image_by_manifest(&spec->image);
 	struct device *dev = device_find(spec->id);
-	void *p;
+	void *p = NULL;
 	int r;
 
 	if (dev) {
@@ -493,10 +536,13 @@ device_add(const struct device_spec *spec, int mapfd)
 		/* Its reads wait: unknown means in use, never means zeros. */
 		notice("stalled", &spec->blob, "device %s can't be served: %s; "
 		    "mend the store and restart", spec->name, strerror(-r));
+		if (p)
+			munmap(p, map_size(spec->size, spec->unit));
 		free(dev);
 		return;
 	}
 	dev->map = p;
+	map_claim(dev);
 	TAILQ_INSERT_TAIL(&dev->layout->devices, dev, entry);
 	if (dev->layout->failed)
 		atomic_store(&dev->map->state, MAP_BROKEN);
@@ -524,8 +570,8 @@ link_closed(void *owner, struct ipc_link *link, int why)
 	struct device *dev = owner;
 
 	(void)link;
-	if (why == -EPROTO)
-		worker_broken(dev);
+	if (why < 0 && why != -ECONNRESET)
+		worker_broken(dev);	/* it needs a new link, at least */
 	link_drop(dev);
 }
 
@@ -547,7 +593,7 @@ device_link(const struct device_spec *spec, int fd)
 	copy = fd_duplicate(dev->layout->data_ro);
 	if (copy < 0)
 		log_die("duplicate a store file: %s", strerror(-copy));
-	m.slot = LAYOUT_SLOT;
+	m.slot = dev->map->slot;
 	ipc_send(dev->link, 0, SUITE_BODY(STORE_FILE), &m, NULL, 0, copy);
 }
 

@@ -211,6 +211,8 @@ transfer_free(struct transfer *t)
 	struct layout *l = t->layout;
 
 	t->host->in_flight--;
+	if (t->plain)
+		l->plain_sent = false;
 	in_flight[t->background]--;
 	TAILQ_REMOVE(&transfers, t, entry);
 	free(t);
@@ -244,7 +246,7 @@ start_background(struct layout *l, uint64_t unit)
 
 	if (l->plain) {		/* all of it, in one plain GET */
 		t = transfer_new(l, 0, true);
-		t->plain = true;
+		t->plain = l->plain_sent = true;
 		t->count = l->n_units;
 		l->pull_next = l->n_units;
 		transfer_send(t);
@@ -287,6 +289,8 @@ again:
 		next = TAILQ_NEXT(f, entry);
 		if (in_flight[0] >= DEMAND_TRANSFERS)
 			break;
+		if (f->layout->plain && f->layout->pulling)
+			continue;	/* the pull brings it */
 		if (!host_ready(host_get(f->layout->host)))
 			continue;
 		start_demand(f);
@@ -377,11 +381,18 @@ transfer_failed(struct transfer *t, const Suite__FetchDone *done)
 {
 	struct layout *l = t->layout;
 
-	l->requests_failed++;
+	l->counts.requests_failed++;
 	snprintf(l->last_error, sizeof(l->last_error), "%s", done->text);
 	log_warn("%s/%s units %" PRIu64 "+%" PRIu64 ": %s", l->host, l->repo,
 	    t->next, t->first + t->count - t->next, done->text);
 	host_failed(t->host, done->retry_after_s);
+	if (done->code == CTL_CODE(RANGE_UNSUPPORTED) && !l->plain) {
+		notice("state", &l->blob, "%s does not serve byte ranges: "
+		    "pulling %s/%s whole", l->host, l->host, l->repo);
+		l->plain = true;
+		finish_pull(l, true);
+		return;
+	}
 	if (!t->background)
 		device_stalled(l, done->text);
 	else
@@ -405,15 +416,15 @@ on_fetch_done(void *owner, struct ipc_link *link, struct ipc_message *msg)
 	l = t->layout;
 	l->refs++;
 	whole = t->next == t->first + t->count;
-	l->requests_sent += done->requests;
-	l->bytes_fetched += done->body_bytes;
+	l->counts.requests_sent += done->requests;
+	l->counts.bytes_fetched += done->body_bytes;
 	if (done->code == CTL_CODE(OK) && !whole)
 		fetcherd_broken();	/* requeues t */
 	else {
 		if (done->code == CTL_CODE(OK))
 			t->host->failures = 0;
 		else {
-			l->requests_retried++;
+			l->counts.requests_retried++;
 			transfer_failed(t, done);
 		}
 		transfer_requeue(t);
@@ -426,9 +437,15 @@ on_fetch_done(void *owner, struct ipc_link *link, struct ipc_message *msg)
 void
 fetch_distrust(struct layout *l, const char *why)
 {
-	l->requests_failed++;
+	struct host *h = host_get(l->host);
+
+	l->counts.requests_failed++;
 	snprintf(l->last_error, sizeof(l->last_error), "%s", why);
-	host_failed(host_get(l->host), 0);
+	/* Its answers look good: only this count makes the wait grow. */
+	if (h->failures < l->bad_in_row)
+		h->failures = l->bad_in_row;
+	l->bad_in_row++;
+	host_failed(h, 0);
 	device_stalled(l, why);
 }
 
@@ -447,7 +464,7 @@ fetch_link_down(void)
 
 	ipc_free(take_ptr(fetcherd_link));
 	while ((t = TAILQ_FIRST(&transfers))) {
-		t->layout->requests_retried++;
+		t->layout->counts.requests_retried++;
 		transfer_requeue(t);
 		transfer_free(t);
 	}

@@ -57,6 +57,9 @@ fill_free(struct fill *f)
 
 	fetch_unqueue(f);
 	free(f->job.buf);
+	if (layout_state(l, f->unit) == UNIT_ABSENT && f->unit < l->pull_next &&
+	    !f->refused)
+		l->pull_next = f->unit;	/* a pull wants it still */
 	l->fills[f->unit] = NULL;
 	l->n_fills--;
 	free(f);
@@ -107,17 +110,26 @@ check_failed(struct fill *f)
 	    "wrong digest" : strerror(-f->job.result));
 	device_withdraw(l, f->unit);
 	layout_set(l, f->unit, UNIT_ABSENT);
-	if (l->complete) {	/* and so what comes must be what was proven */
-		l->complete = false;
-		unlinkat(l->dir, "complete", 0);
-	} else
+	if (l->complete)
+		layout_revoke(l);
+	/* Of a blob that was whole once, what comes must be what was proven. */
+	if (!l->proven)
 		f->job.has_expected = false;
 	free(take_ptr(f->job.buf));
-	f->demand = !TAILQ_EMPTY(&f->waiters);
-	fill_queue(f);
-	if (!f->demand)
+	l->refs++;
+	if (TAILQ_EMPTY(&f->waiters)) {
+		bool adopt = f->adopt;
+
+		fill_free(f);
 		finish_pull(l, l->plain);
+		if (adopt)
+			device_adopt_more(l);
+	} else {
+		f->demand = true;
+		fill_queue(f);
+	}
 	fetch_pump();
+	layout_put(l);
 }
 
 static void
@@ -129,6 +141,8 @@ check_done(struct job *job)
 	f->checking = false;
 	checks_running--;
 	check_pump();
+	if (job->result == 0 && !f->adopt && !job->has_expected)
+		job->result = -EBADMSG;	/* its record is gone */
 	if (job->result < 0) {
 		check_failed(f);
 		return;
@@ -244,8 +258,6 @@ fill_requeue(struct fill *f)
 		fill_queue(f);
 		return;
 	}
-	if (f->unit < f->layout->pull_next)
-		f->layout->pull_next = f->unit;
 	fill_free(f);
 }
 
@@ -273,6 +285,7 @@ keep_refused(struct fill *f)
 		open_layout_trouble(l, &no_space);
 		finish_stop(l);
 	}
+	f->refused = TAILQ_EMPTY(&f->waiters);	/* else a pull goes in circles */
 	fill_finish(f, true);
 }
 
@@ -300,6 +313,7 @@ keep_done(struct job *job)
 		keep_refused(f);
 		return;
 	}
+	l->bad_in_row = 0;
 	layout_set(l, f->unit, UNIT_VERIFIED | UNIT_FETCHED);
 	sync_note(l, f->unit, &job->digest);
 	device_publish(l, f->unit);

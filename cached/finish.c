@@ -27,10 +27,10 @@ finish_pull(struct layout *l, bool plain)
 {
 	if (l->complete || l->failed)
 		return;
+	l->plain |= plain;
+	l->pull_next = 0;
 	if (!l->pulling) {
 		l->pulling = true;
-		l->plain = plain;
-		l->pull_next = 0;
 		l->refs++;
 	}
 	finish_check(l);
@@ -40,7 +40,7 @@ finish_pull(struct layout *l, bool plain)
 bool
 finish_next(struct layout *l, uint64_t *unit)
 {
-	if (!l->pulling || l->failed)
+	if (!l->pulling || l->failed || l->plain_sent)
 		return false;
 	while (l->pull_next < l->n_units &&
 	    (layout_state(l, l->pull_next) != UNIT_ABSENT ||
@@ -114,9 +114,23 @@ found_rotten(struct layout *l, const uint8_t *bad)
 	}
 	notice("state", &l->blob, "%" PRIu64 " of %" PRIu64 " units changed "
 	    "on disk: fetching them again", n, l->n_units);
-	l->complete = false;
+	layout_revoke(l);
 	finish_pull(l, l->plain);
-	l->pull_next = 0;
+}
+
+/* Nothing is wrong with the bytes, but it can't be finished now. */
+static void
+cannot_finish(struct layout *l, const char *what, int r)
+{
+	Suite__FetchDone why = SUITE__FETCH_DONE__INIT;
+
+	snprintf(l->last_error, sizeof(l->last_error), "%s: %s", what,
+	    strerror(-r));
+	log_err("%s/%s: %s", l->host, l->repo, l->last_error);
+	why.code = r == -ENOSPC ? CTL_CODE(NO_SPACE) : CTL_CODE(INTERNAL);
+	why.text = l->last_error;
+	open_layout_trouble(l, &why);
+	finish_stop(l);
 }
 
 static void
@@ -125,14 +139,17 @@ found_complete(struct layout *l)
 	char text[32];
 	int r;
 
+	if (l->n_durable < l->n_units || l->n_fills > 0)
+		return;		/* a unit was withdrawn meanwhile: again */
+
 	snprintf(text, sizeof(text), "%016" PRIx64 "\n", l->file_id);
 	r = store_write_file(l->dir, "complete", text, strlen(text));
 	if (r < 0) {
-		log_err("record that %s/%s is complete: %s", l->host, l->repo,
-		    strerror(-r));
-		return;		/* found again at the next start */
+		cannot_finish(l, "the store can't record that it is complete",
+		    r);
+		return;
 	}
-	l->complete = true;
+	l->complete = l->proven = true;
 	l->stalled = false;
 	notice("state", &l->blob, "complete: the whole digest fits; the "
 	    "network is not needed any more");
@@ -167,8 +184,7 @@ digest_done(struct job *job)
 	else if (job->result == -EINTR)
 		;	/* stopping: done again at the next start */
 	else if (job->result < 0)
-		log_err("read %s/%s back: %s", l->host, l->repo,
-		    strerror(-job->result));
+		cannot_finish(l, "the store can't be read back", job->result);
 	else if (digest_equal(&job->digest, &l->blob))
 		found_complete(l);
 	else

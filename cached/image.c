@@ -157,6 +157,9 @@ remember(const struct image *image)
 		TAILQ_INSERT_TAIL(&images, known, entry);
 	}
 	memcpy(known->name, image->name, sizeof(known->name));
+	memcpy(known->host, image->host, sizeof(known->host));
+	memcpy(known->repo, image->repo, sizeof(known->repo));
+	known->size = image->size;
 	known->named_at = (uint64_t)time(NULL);
 	return known;
 }

@@ -30,6 +30,7 @@
 #include "base/own.h"
 #include "cached/cached.h"
 
+#define SOURCE_MAX	(REF_HOST_MAX + REF_REPO_MAX + 4)
 #define RECORDS_A_READ	1024	/* 64 KiB of the presence file */
 
 struct layouts layouts = TAILQ_HEAD_INITIALIZER(layouts);
@@ -239,6 +240,14 @@ read_failed(struct layout *l)
 	snprintf(l->last_error, sizeof(l->last_error), "%s", text);
 }
 
+void
+layout_revoke(struct layout *l)
+{
+	l->complete = false;
+	if (unlinkat(l->dir, "complete", 0) == 0 && fsync(l->dir) < 0)
+		log_err("sync %s/%s: %s", l->host, l->repo, strerror(errno));
+}
+
 static int
 layout_load(struct layout *l)
 {
@@ -265,8 +274,10 @@ layout_load(struct layout *l)
 	}
 	if (r == 0)
 		r = read_records(l);
-	l->complete = r == 0 && l->n_present == l->n_units &&
-	    read_complete(l);
+	if (r == 0 && l->n_present == l->n_units && read_complete(l))
+		l->complete = l->proven = true;
+	else if (r == 0)
+		layout_revoke(l);
 	read_failed(l);
 	return r;
 }
@@ -274,6 +285,10 @@ layout_load(struct layout *l)
 static void
 layout_free(struct layout *l)
 {
+	struct image *image = image_by_blob(&l->blob);
+
+	if (image)
+		image->counts = l->counts;
 	if (l->sync_timer)
 		event_free(l->sync_timer);
 	close_files(l);
@@ -289,11 +304,12 @@ layout_get(const struct digest *blob, uint64_t size, const char *host,
     const char *repo, struct layout **out)
 {
 	struct layout *l = layout_find(blob);
+	const struct image *image = image_by_blob(blob);
 	int r;
 
 	if (l) {
 		if (l->size != size)
-			return -EPROTO;
+			return -EPROTO;		/* of a device that is attached */
 		l->refs++;
 		*out = l;
 		return 0;
@@ -312,6 +328,8 @@ layout_get(const struct digest *blob, uint64_t size, const char *host,
 	snprintf(l->host, sizeof(l->host), "%s", host);
 	snprintf(l->repo, sizeof(l->repo), "%s", repo);
 	TAILQ_INIT(&l->devices);
+	if (image)
+		l->counts = image->counts;
 	l->units = calloc(l->n_units, sizeof(*l->units));
 	l->fills = calloc(l->n_units, sizeof(*l->fills));
 	r = l->units && l->fills ? layout_load(l) : -ENOMEM;
@@ -325,6 +343,33 @@ layout_get(const struct digest *blob, uint64_t size, const char *host,
 	return 0;
 }
 
+static void
+source_text(const char *host, const char *repo, char text[SOURCE_MAX])
+{
+	snprintf(text, SOURCE_MAX, "%s/%s\n", host, repo);
+}
+
+int
+layout_source(struct layout *l, const char *host, const char *repo)
+{
+	char now[SOURCE_MAX];
+	_cleanup_free_ char *was = NULL;
+	size_t len;
+	int r;
+
+	source_text(host, repo, now);
+	r = store_read_file(l->dir, "source", SOURCE_MAX, &was, &len);
+	if (r < 0 && r != -ENOENT)
+		return r;
+	if (r == 0 && strcmp(was, now) != 0 && !l->complete && l->n_present)
+		return -EXDEV;
+	memcpy(l->host, host, strlen(host) + 1);
+	memcpy(l->repo, repo, strlen(repo) + 1);
+	if (r == 0 && strcmp(was, now) == 0)
+		return 0;
+	return store_write_file(l->dir, "source", now, strlen(now));
+}
+
 void
 layout_put(struct layout *l)
 {
@@ -332,15 +377,6 @@ layout_put(struct layout *l)
 		return;
 	TAILQ_REMOVE(&layouts, l, entry);
 	layout_free(l);
-}
-
-void
-layout_keep(struct layout *l)
-{
-	if (l->kept)
-		return;
-	l->kept = true;
-	l->refs++;
 }
 
 void
@@ -354,8 +390,14 @@ layout_on_disk(const struct digest *blob, uint64_t size, uint64_t *present,
 	*present = 0;
 	*complete = false;
 	snprintf(path, sizeof(path), "layouts/%s", hex.text);
-	if (!l && faccessat(store_dir(), path, F_OK, 0) < 0)
-		return;
+	if (!l) {
+		int fd = openat(store_dir(), path, O_RDONLY | O_DIRECTORY |
+		    O_CLOEXEC);
+
+		if (fd < 0)
+			return;		/* nothing yet, and no files for that */
+		fd_close(fd);
+	}
 	if (layout_get(blob, size, "", "", &l) < 0)
 		return;
 	*present = layout_bytes_present(l);
@@ -397,14 +439,13 @@ layout_start_anew(struct layout **l)
 	uint64_t size = old->size;
 	char host[REF_HOST_MAX + 1], repo[REF_REPO_MAX + 1];
 
-	if (old->refs > 1U + old->kept)
+	if (old->refs > 1)
 		return -EBUSY;
 	memcpy(host, old->host, sizeof(host));
 	memcpy(repo, old->repo, sizeof(repo));
 	if (unlinkat(old->dir, "failed", 0) < 0 && errno != ENOENT)
 		return -errno;
-	if (old->kept)
-		layout_put(old);
+	remove_files(old);
 	layout_put(old);
 	*l = NULL;
 	return layout_get(&blob, size, host, repo, l);

@@ -99,8 +99,8 @@ link_closed(void *owner, struct ipc_link *link, int why)
 		.peer = ipc_peer(link) };
 
 	(void)owner;
-	if (why == -EPROTO)
-		parent_send(parent, &msg, -1);
+	if (why < 0 && why != -ECONNRESET)
+		parent_send(parent, &msg, -1);	/* at least a new link */
 	if (link == fetcherd_link)
 		fetch_link_down();
 	else if (link == control_link)

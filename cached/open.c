@@ -175,17 +175,47 @@ fill_begin(struct open *o)
 		finish_pull(l, o->plain);
 }
 
+/* The image's layout, fit to be used for this request.  0 or -errno. */
+static int
+layout_for(struct open *o, struct layout **l)
+{
+	int r = layout_get(&o->image.blob, o->image.size, o->image.host,
+	    o->image.repo, l);
+	bool anew;
+
+	if (r < 0)
+		return r;
+	r = layout_source(*l, o->image.host, o->image.repo);
+	anew = ((*l)->failed && !o->restore) || (r == -EXDEV && !o->whole);
+	if (r == -EXDEV && o->whole) {	/* the whole digest tells */
+		memcpy((*l)->host, o->image.host, sizeof((*l)->host));
+		memcpy((*l)->repo, o->image.repo, sizeof((*l)->repo));
+		r = 0;
+	}
+	if (!anew)
+		return r;
+	r = layout_start_anew(l);
+	if (r == -EBUSY)	/* layout_begin() says so */
+		return (*l)->failed ? 0 : -EXDEV;
+	return r < 0 ? r : layout_source(*l, o->image.host, o->image.repo);
+}
+
 static void
 layout_begin(struct open *o)
 {
-	struct layout *l;
-	int r = layout_get(&o->image.blob, o->image.size, o->image.host,
-	    o->image.repo, &l);
+	struct layout *l = NULL;
+	int r = layout_for(o, &l);
 
-	if (r == 0 && l->failed && !o->restore) {
-		r = layout_start_anew(&l);
-		r = r == -EBUSY ? 0 : r;
+	if (r == -EXDEV) {
+		open_fail(o, CTL_CODE(INTEGRITY_REFUSED), false, "a device "
+		    "that is attached holds parts of %s that came from %s/%s; "
+		    "detach it first, or use --fetch whole", o->image.name,
+		    l->host, l->repo);
+		layout_put(l);
+		return;
 	}
+	if (r < 0)
+		layout_put(l);
 	if (r == -ENOSPC || r == -EDQUOT) {
 		open_fail(o, CTL_CODE(NO_SPACE), true, "the store has no room "
 		    "for %s; free some space", o->image.name);
@@ -197,13 +227,8 @@ layout_begin(struct open *o)
 		return;
 	}
 	o->layout = l;
-	layout_keep(l);
-	l->requests_sent += o->requests;
-	l->bytes_fetched += o->body_bytes;
-	if (l->host[0] == '\0') {	/* opened for its numbers only */
-		memcpy(l->host, o->image.host, sizeof(l->host));
-		memcpy(l->repo, o->image.repo, sizeof(l->repo));
-	}
+	l->counts.requests_sent += o->requests;
+	l->counts.bytes_fetched += o->body_bytes;
 	if (l->failed)
 		open_fail(o, CTL_CODE(DIGEST_MISMATCH), false, "%s; detach "
 		    "it, then attach it again", l->last_error);
@@ -314,15 +339,20 @@ static void
 stat_begin(struct open *o)
 {
 	struct image *known = image_by_blob(&o->image.blob);
+	uint64_t present;
+	bool complete = false;
 
 	o->retry_ms = 0;
 	o->step = STEP_STAT;
-	if (known) {
-		o->image.size = known->size;
-		image_known(o);
+	/* A size is taken from memory only where it was proven. */
+	if (known)
+		layout_on_disk(&known->blob, known->size, &present, &complete);
+	if (!complete) {
+		step_begin(o);
 		return;
 	}
-	step_begin(o);
+	o->image.size = known->size;
+	image_known(o);
 }
 
 static void
@@ -441,7 +471,7 @@ on_manifest(void *owner, struct ipc_link *link, struct ipc_message *msg)
 
 	(void)owner;
 	(void)link;
-	if (o)
+	if (o && o->step < STEP_STAT)
 		got_manifest(o, msg);
 }
 
@@ -452,7 +482,7 @@ on_blob_info(void *owner, struct ipc_link *link, struct ipc_message *msg)
 
 	(void)owner;
 	(void)link;
-	if (o)
+	if (o && o->step == STEP_STAT)
 		got_blob_info(o, msg->body);
 }
 
@@ -491,7 +521,12 @@ open_known(struct open *o)
 
 	if (!image && o->ref.host[0] == '\0')
 		image = image_by_blob(&o->ref.digest);
-	if (image) {
+	if (image && o->ref.host[0]) {	/* from where it is named now */
+		o->image.manifest = image->manifest;
+		o->image.blob = image->blob;
+		o->image.size = image->size;
+		image_known(o);
+	} else if (image) {
 		o->image = *image;
 		layout_begin(o);
 	} else if (o->ref.host[0] == '\0')

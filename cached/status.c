@@ -26,10 +26,10 @@ on_inspect(void *owner, struct ipc_link *link, struct ipc_message *msg)
 		m.units = l->n_units;
 		m.units_present = l->n_present;
 		m.bytes_present = layout_bytes_present(l);
-		m.bytes_fetched = l->bytes_fetched;
-		m.requests_sent = l->requests_sent;
-		m.requests_retried = l->requests_retried;
-		m.requests_failed = l->requests_failed;
+		m.bytes_fetched = l->counts.bytes_fetched;
+		m.requests_sent = l->counts.requests_sent;
+		m.requests_retried = l->counts.requests_retried;
+		m.requests_failed = l->counts.requests_failed;
 		m.stalled_reads = l->stalled ? l->waiting : 0;
 		m.complete = m.network_free = l->complete;
 		m.failed = l->failed;

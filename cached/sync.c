@@ -118,6 +118,8 @@ sync_done(struct job *job)
 			free(take_ptr(l->unsynced));
 			layout_put(l);
 		}
+		l->pull_next = 0;
+		fetch_pump();
 	}
 	free(job->batch);
 	free(sync);

@@ -47,6 +47,7 @@ static void
 query_free(struct query *q)
 {
 	TAILQ_REMOVE(&queries, q, entry);
+	q->client->n_queries--;
 	if (q->slow)
 		event_free(q->slow);
 	free(q->rows);
@@ -291,15 +292,24 @@ query_slow(evutil_socket_t fd, short what, void *arg)
 	query_answer(arg);
 }
 
+/* NULL: refused, and said. */
 static struct query *
 query_new(enum query_kind kind, struct client *c, uint64_t request,
     const char *name)
 {
 	struct timeval slow = { ANSWER_MS / 1000, ANSWER_MS % 1000 * 1000 };
-	struct query *q = calloc(1, sizeof(*q));
+	struct query *q;
 
+	if (c->n_queries >= QUERIES_MAX) {
+		reply_error(c, request, CTL_CODE(BUSY), true, "%d questions of "
+		    "this client are under way; wait for their answers",
+		    QUERIES_MAX);
+		return NULL;
+	}
+	q = calloc(1, sizeof(*q));
 	if (!q)
 		log_die("no memory for a query");
+	c->n_queries++;
 	q->kind = kind;
 	q->id = ++last_id;
 	q->client = c;
@@ -364,15 +374,21 @@ ask_layouts(struct query *q, struct device *only)
 void
 on_list(void *owner, struct ipc_link *link, struct ipc_message *msg)
 {
+	struct query *q = query_new(QUERY_LIST, owner, msg->id, "");
+
 	(void)link;
-	ask_layouts(query_new(QUERY_LIST, owner, msg->id, ""), NULL);
+	if (q)
+		ask_layouts(q, NULL);
 }
 
 void
 on_health(void *owner, struct ipc_link *link, struct ipc_message *msg)
 {
+	struct query *q = query_new(QUERY_HEALTH, owner, msg->id, "");
+
 	(void)link;
-	ask_layouts(query_new(QUERY_HEALTH, owner, msg->id, ""), NULL);
+	if (q)
+		ask_layouts(q, NULL);
 }
 
 void
@@ -380,9 +396,11 @@ on_status(void *owner, struct ipc_link *link, struct ipc_message *msg)
 {
 	const CTL(Status) *m = msg->body;
 	struct query *q = query_new(QUERY_STATUS, owner, msg->id, m->name);
-	struct device *d = device_by_name(q->name);
+	struct device *d = device_by_name(m->name);
 
 	(void)link;
+	if (!q)
+		return;
 	if (d)
 		ask_layouts(q, d);
 	else
@@ -396,6 +414,8 @@ on_images(void *owner, struct ipc_link *link, struct ipc_message *msg)
 	Suite__ListImages m = SUITE__LIST_IMAGES__INIT;
 
 	(void)link;
+	if (!q)
+		return;
 	if (cached_link)
 		ask(q, SUITE_BODY(LIST_IMAGES), &m);
 	else
@@ -418,6 +438,8 @@ on_map(void *owner, struct ipc_link *link, struct ipc_message *msg)
 		return;
 	}
 	q = query_new(QUERY_MAP, owner, msg->id, req->name);
+	if (!q)
+		return;
 	m.blob_digest.data = d->spec.blob.bytes;
 	m.blob_digest.len = DIGEST_LEN;
 	m.cells = MAP_CELLS;

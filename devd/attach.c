@@ -43,6 +43,7 @@ struct op {
 	char consumer[CONSUMER_TEXT + 1];
 	uint32_t rung, present, deadline_ms;
 	bool whole, fallback;
+	bool after_gone, tried_again;	/* while a failed device was ending */
 	struct device *device;	/* MAKING, or to be restored */
 	struct event *slow, *late;
 };
@@ -239,6 +240,17 @@ on_open_progress(void *owner, struct ipc_link *link, struct ipc_message *msg)
 	reply(o->client, o->request, CTL_BODY(PROGRESS), &p);
 }
 
+static bool
+some_device_ends(void)
+{
+	const struct device *d;
+
+	TAILQ_FOREACH(d, &devices, entry)
+		if (d->state == DEVICE_ENDING)
+			return true;
+	return false;
+}
+
 void
 on_open_failed(void *owner, struct ipc_link *link, struct ipc_message *msg)
 {
@@ -247,8 +259,14 @@ on_open_failed(void *owner, struct ipc_link *link, struct ipc_message *msg)
 
 	(void)owner;
 	(void)link;
-	if (o)
-		op_fail(o, m->code, m->retry, "%s", m->text);
+	if (!o)
+		return;
+	if (m->code == CTL_CODE(DIGEST_MISMATCH) && !o->tried_again &&
+	    some_device_ends()) {
+		o->after_gone = o->tried_again = true;
+		return;
+	}
+	op_fail(o, m->code, m->retry, "%s", m->text);
 }
 
 static void
@@ -377,6 +395,18 @@ open_send(const struct op *o)
 }
 
 void
+ops_device_gone(void)
+{
+	struct op *o;
+
+	TAILQ_FOREACH(o, &ops, entry)
+		if (o->after_gone) {
+			o->after_gone = false;
+			open_send(o);
+		}
+}
+
+void
 ops_cached_up(void)
 {
 	struct op *o;
@@ -421,7 +451,7 @@ op_start(struct op *o)
 static bool
 image_refused(struct client *c, uint64_t id, const char *image)
 {
-	if (image[0] && strlen(image) <= IMAGE_TEXT_MAX)
+	if (image_text_valid(image))
 		return false;
 	reply_error(c, id, CTL_CODE(BAD_REQUEST), false, "an image is named "
 	    "HOST[:PORT]/REPO[:TAG|@sha256:HEX], or sha256:HEX, in at most %d "
@@ -562,6 +592,12 @@ on_detach(void *owner, struct ipc_link *link, struct ipc_message *msg)
 	int r = 0;
 
 	(void)link;
+	if (device_ambiguous(m->name)) {
+		reply_error(c, msg->id, CTL_CODE(BAD_REQUEST), false, "more "
+		    "than one device has this digest; detach by name, as "
+		    "shedctl ls shows it");
+		return;
+	}
 	snprintf(consumer, sizeof(consumer), "%s/%.*s", c->owner, CONSUMER_MAX,
 	    m->consumer[0] ? m->consumer : "default");
 	if (d)
@@ -582,7 +618,7 @@ on_watch(void *owner, struct ipc_link *link, struct ipc_message *msg)
 	struct op *o = op_find(m->op);
 
 	(void)link;
-	if (!o) {
+	if (!o || o->kind == OP_RESTORE) {
 		reply_error(owner, msg->id, CTL_CODE(BAD_REQUEST), false, "no "
 		    "such operation is under way; repeat the request, what was "
 		    "done is kept");

@@ -217,6 +217,7 @@ on_hello(void *owner, struct ipc_link *link, struct ipc_message *msg)
 	if (m->owner[0])
 		snprintf(c->owner, sizeof(c->owner), "%s", m->owner);
 	c->greeted = true;
+	event_del(c->mute);
 	ipc_phase(link, PHASE_RUN);
 	r.protocol = PROTOCOL;
 	r.version = (char *)VERSION;
@@ -285,8 +286,8 @@ on_shutdown(void *owner, struct ipc_link *link, struct ipc_message *msg)
 		return;
 	}
 	log_info("shutdown was asked for");
+	(void)link;
 	reply(owner, msg->id, CTL_BODY(DONE), &done);
-	ipc_flush(link);
 	parent_send(parent, &end, -1);
 }
 
@@ -325,13 +326,25 @@ client_closed(void *owner, struct ipc_link *link, int why)
 	queries_client_gone(c);
 	TAILQ_REMOVE(&clients, c, entry);
 	n_clients--;
+	event_free(c->mute);
 	ipc_free(link);
 	free(c);
 }
 
 static void
+client_mute(evutil_socket_t fd, short what, void *arg)
+{
+	struct client *c = arg;
+
+	(void)fd;
+	(void)what;
+	client_closed(c, c->link, -ETIMEDOUT);
+}
+
+static void
 client_add(int fd, uid_t uid)
 {
+	struct timeval hello = { HELLO_MS / 1000, 0 };
 	struct client *c = calloc(1, sizeof(*c));
 
 	if (!c) {
@@ -340,8 +353,12 @@ client_add(int fd, uid_t uid)
 	}
 	c->uid = uid;
 	snprintf(c->owner, sizeof(c->owner), "uid:%d", (int)uid);
+	c->mute = evtimer_new(loop, client_mute, c);
+	if (!c->mute || evtimer_add(c->mute, &hello) < 0)
+		log_die("no memory for a timer");
 	c->link = ipc_new(loop, fd, &client_table, PEER_CLIENT, c);
 	if (!c->link) {
+		event_free(c->mute);
 		free(c);
 		return;
 	}
@@ -376,7 +393,7 @@ cached_closed(void *owner, struct ipc_link *link, int why)
 	struct parent_msg msg = { .type = CHILD_BROKEN, .peer = PEER_CACHED };
 
 	(void)owner;
-	if (why == -EPROTO)
+	if (why < 0 && why != -ECONNRESET)
 		parent_send(parent, &msg, -1);
 	ipc_free(link);
 	cached_link = NULL;

@@ -23,6 +23,8 @@
 #define CONSUMERS_MAX	1024	/* of one device */
 #define IMAGE_TEXT_MAX	512	/* as control.proto says */
 #define CLIENTS_MAX	128
+#define QUERIES_MAX	16	/* of one client, under way */
+#define HELLO_MS	10000	/* to say hello in */
 #define ANSWER_MS	1500	/* every request is answered within two seconds */
 
 /* ---- control.c ---- */
@@ -32,6 +34,8 @@ struct client {
 	struct ipc_link *link;
 	uid_t uid;
 	bool greeted, subscribed;
+	unsigned n_queries;
+	struct event *mute;	/* no hello in time */
 	char owner[OWNER_MAX + 1];
 };
 
@@ -95,6 +99,8 @@ extern struct devices devices;
 void devices_start(void);	/* everything was handed over */
 /* By name, alias, or digest. */
 struct device *device_by_name(const char *name);
+/* More than one device has this digest. */
+bool device_ambiguous(const char *name);
 struct device *device_by_id(const char *id);
 /* The device of a key, made known in state WANTED if need be.  NULL without
  * memory. */
@@ -133,6 +139,8 @@ void ops_cached_up(void);
 /* The device that ops wait for is ready, or can't be made. */
 void ops_device_ready(struct device *d);
 void ops_device_failed(struct device *d, const char *why);
+/* A device is gone: what failed because it was still ending tries again. */
+void ops_device_gone(void);
 bool ops_wait_for(const struct device *d);
 /* Make a device that was written down. */
 void ops_restore(struct device *d);

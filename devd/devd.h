@@ -39,7 +39,8 @@ int parent_remove_devices(const struct places *places);
 /* The longest thing below the run directory: "/nbd/" + device id + ".sock". */
 #define RUN_PATH_MAX	(SOCKET_PATH_MAX - 5 - DEVICE_ID_LEN - 5)
 
-/* Make the directories, check owners.  Logs and ends the process on failure. */
+/* Make the directories; the store's owner is checked.  Logs and ends the process
+ * on failure. */
 void places_make_run(const struct places *places, gid_t group);
 void places_make_store(const struct places *places);
 /* Lock `file` in dir, waiting up to wait_s for a dying instance to let go.
@@ -99,6 +100,9 @@ void device_id(const struct digest *blob, const struct digest *image,
 bool device_name_valid(const char *name);
 const char *rung_name(uint32_t rung);
 const char *present_name(uint32_t present);
+/* 1 to 512 printable bytes without blanks: an image's name, as far as control
+ * looks at it. */
+bool image_text_valid(const char *text);
 /* 1 to 255 printable bytes; shed's is a path. */
 bool owner_valid(const char *text);
 /* Printable ASCII without '/', 1..max bytes: consumer ids. */

@@ -26,6 +26,7 @@
 
 struct devices devices = TAILQ_HEAD_INITIALIZER(devices);
 static struct attachments files = { .fd = { -1, -1 } };
+static bool started;		/* the attachments were read */
 
 /* ---- finding, naming ---- */
 
@@ -61,6 +62,21 @@ device_by_name(const char *name)
 	return found;
 }
 
+bool
+device_ambiguous(const char *name)
+{
+	struct digest digest;
+	struct device *d;
+
+	if (device_by_name(name) || digest_parse(name, &digest) < 0)
+		return false;
+	TAILQ_FOREACH(d, &devices, entry)
+		if (digest_equal(&d->spec.blob, &digest) ||
+		    digest_equal(&d->spec.image, &digest))
+			return true;
+	return false;
+}
+
 struct device *
 device_by_id(const char *id)
 {
@@ -70,6 +86,17 @@ device_by_id(const char *id)
 		if (strcmp(d->spec.id, id) == 0)
 			return d;
 	return NULL;
+}
+
+static bool
+name_taken(const struct device *d)
+{
+	const struct device *o;
+
+	TAILQ_FOREACH(o, &devices, entry)
+		if (o != d && has_name(o, d->spec.name))
+			return true;
+	return false;
 }
 
 int
@@ -84,15 +111,15 @@ device_choose_name(struct device *d, const char *name)
 		return 0;
 	}
 	snprintf(d->spec.name, sizeof(d->spec.name), "%.12s", hex.text);
-	for (struct device *o = TAILQ_FIRST(&devices); o;
-	    o = TAILQ_NEXT(o, entry))
-		if (o != d && has_name(o, d->spec.name)) {
-			snprintf(d->spec.name, sizeof(d->spec.name),
-			    "%.12s-%s-%s", hex.text,
-			    present_name(d->spec.present),
-			    rung_name(d->spec.rung));
-			break;
-		}
+	for (int n = 1; name_taken(d); n++) {
+		int len = snprintf(d->spec.name, sizeof(d->spec.name),
+		    "%.12s-%s-%s", hex.text, present_name(d->spec.present),
+		    rung_name(d->spec.rung));
+
+		if (n > 1)
+			snprintf(d->spec.name + len,
+			    sizeof(d->spec.name) - (size_t)len, "-%d", n);
+	}
 	return 0;
 }
 
@@ -385,6 +412,8 @@ on_parent_device(const struct parent_msg *msg, int passed)
 	if (d->n_consumers > 0)
 		event_send("state", d->spec.name, &d->spec.blob, "ready");
 	ops_device_ready(d);
+	if (started)		/* made for an attach that nobody waits for */
+		device_drop_if_unused(d);
 }
 
 void
@@ -393,7 +422,7 @@ on_parent_failed(const struct parent_msg *msg, int fd)
 	struct device *d = device_by_id(msg->device.id);
 
 	(void)fd;
-	if (!d)
+	if (!d || d->state != DEVICE_MAKING)
 		return;
 	d->state = DEVICE_WANTED;
 	snprintf(d->last_error, sizeof(d->last_error), "the device can't be "
@@ -416,6 +445,7 @@ on_parent_gone(const struct parent_msg *msg, int fd)
 		device_make(d);
 	else
 		device_forget(d);
+	ops_device_gone();
 }
 
 void
@@ -442,6 +472,8 @@ device_worker_started(const struct parent_msg *msg)
 	snprintf(text, sizeof(text), "its worker %s and was started again; "
 	    "clients reconnect", msg->text);
 	event_send("worker-restarted", d->spec.name, &d->spec.blob, text);
+	if (device_draining(d))
+		device_drop_if_unused(d);	/* its openers went with it */
 }
 
 /* ---- start: what a former control wrote down ---- */
@@ -519,6 +551,7 @@ devices_start(void)
 		restore(m->items[i]);
 	if (m)
 		suite__attachments__free_unpacked(m, NULL);
+	started = true;
 	/* Made for an attach that was never answered: nobody's. */
 	for (d = TAILQ_FIRST(&devices); d; d = next) {
 		next = TAILQ_NEXT(d, entry);

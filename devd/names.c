@@ -61,6 +61,12 @@ printable(const char *text, size_t max, char lowest)
 }
 
 bool
+image_text_valid(const char *text)
+{
+	return printable(text, 512, '!');
+}
+
+bool
 owner_valid(const char *text)
 {
 	return printable(text, 255, ' ');

@@ -15,6 +15,7 @@
  */
 #define _GNU_SOURCE
 #include <sys/queue.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 
 #include <errno.h>
@@ -319,8 +320,14 @@ device_make(const struct device_spec *spec)
 		n++;
 	if (n >= conf->max_devices || n >= DEVICES_MAX)
 		return -ENOSPC;
-	if (device_find(spec->id))
+	dev = device_find(spec->id);
+	if (dev && dev->ending)
 		return -EEXIST;
+	if (dev) {		/* asked for by a control that died since */
+		if (dev->announced)
+			announce_device(dev);
+		return 0;	/* else announced when its worker is ready */
+	}
 	dev = calloc(1, sizeof(*dev));
 	if (!dev)
 		return -ENOMEM;
@@ -406,6 +413,13 @@ on_broken(struct child *from, const struct parent_msg *req)
 	struct child *bad = NULL;
 	struct device *dev;
 
+	/* Only those who have a link to each other: cached is one end of all. */
+	if ((from == &cached) == (req->peer == PEER_CACHED)) {
+		log_err("%s accuses peer %u, which it has no link to",
+		    from->program, req->peer);
+		kill(from->pid, SIGKILL);
+		return;
+	}
 	for (size_t i = 0; i < ARRAY_LEN(daemons); i++)
 		if (daemons[i]->peer == req->peer)
 			bad = daemons[i];
@@ -684,12 +698,42 @@ on_signal(int sig, event_callback_fn callback)
 		log_die("no memory for signal handlers");
 }
 
+/* Four descriptors a device: as many as the administrator allows. */
+static void
+raise_limit(void)
+{
+	struct rlimit files;
+
+	if (getrlimit(RLIMIT_NOFILE, &files) < 0)
+		return;
+	files.rlim_cur = files.rlim_max;
+	if (setrlimit(RLIMIT_NOFILE, &files) < 0)
+		log_warn("raise the limit of descriptors: %s",
+		    strerror(errno));
+}
+
+/* Keys that are accepted but that this version does not act on. */
+static void
+warn_unused(void)
+{
+	bool mirrors = false;
+
+	for (size_t i = 0; i < conf->n_registries; i++)
+		mirrors |= conf->registries[i].n_mirrors > 0;
+	if (conf->quota || conf->referrers || conf->background_rate ||
+	    conf->outage_eio || mirrors)
+		log_warn("the configuration sets keys that have no effect in "
+		    "this version; shedstream.conf(5) marks them");
+}
+
 int
 parent_run(const struct places *p, struct conf *c, int conf_memfd)
 {
 	places = p;
 	conf = c;
 	conf_fd = conf_memfd;
+	warn_unused();
+	raise_limit();
 	spawn_init();
 	hold();
 	base = event_base_new();

@@ -33,7 +33,11 @@ enum map_state {
 
 struct map {
 	_Atomic uint32_t state;	/* enum map_state */
-	char pad[MAP_BLOCK - sizeof(uint32_t)];
+	/* cached's own: which data file the words speak of, and its slot.  A
+	 * cached that finds another file under the layout clears the words. */
+	uint32_t slot;
+	uint64_t file_id;
+	char pad[MAP_BLOCK - 2 * sizeof(uint32_t) - sizeof(uint64_t)];
 	_Atomic uint64_t words[];
 };
 
