@@ -196,7 +196,6 @@ struct layout {
 	bool pulling, plain;	/* plain: the registry has no ranges */
 	bool plain_sent;	/* its one transfer is under way */
 	uint64_t pull_next, pull_again;	/* again: monotonic ms */
-	unsigned bad_in_row;	/* units with a wrong digest */
 
 	/* for status */
 	struct counts counts;
@@ -258,6 +257,8 @@ struct fill {
 	bool for_lane;		/* the bytes themselves are wanted */
 	bool checking;		/* the job runs */
 	bool refused;		/* the store has no room for it */
+	unsigned distrust;	/* wrong answers in a row */
+	uint64_t not_before;	/* monotonic ms; then it may be asked for again */
 	struct transfer *transfer;
 	struct job job;
 	TAILQ_HEAD(, waiter) waiters;
@@ -290,8 +291,8 @@ void fetch_pump(void);			/* start what may be started */
 void fetch_link_up(void);
 void fetch_link_down(void);
 uint64_t fetch_new_id(void);
-/* A source sent wrong bytes: as bad as none at all. */
-void fetch_distrust(struct layout *l, const char *why);
+/* A unit's bytes were wrong: wait before asking for it again. */
+void fetch_distrust(struct fill *fill, const char *why);
 ipc_handler on_manifest, on_blob_info, on_data, on_fetch_done;
 
 /* ---- device.c ---- */

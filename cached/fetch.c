@@ -56,6 +56,7 @@ static TAILQ_HEAD(, transfer) transfers = TAILQ_HEAD_INITIALIZER(transfers);
 static TAILQ_HEAD(, fill) demand = TAILQ_HEAD_INITIALIZER(demand);
 static unsigned in_flight[2];	/* demand, background */
 static struct event *retry_timer;
+static uint64_t retry_when;	/* monotonic ms, while it is pending */
 static bool paused;
 static uint64_t last_id;
 
@@ -101,6 +102,10 @@ retry_at(uint64_t when)
 
 	if (!retry_timer)
 		retry_timer = evtimer_new(loop, retry_due, NULL);
+	if (retry_timer && evtimer_pending(retry_timer, NULL) &&
+	    retry_when <= when)
+		return;		/* that turn looks at this one too */
+	retry_when = when;
 	if (!retry_timer || evtimer_add(retry_timer, &tv) < 0)
 		log_die("no memory for a timer");
 }
@@ -140,6 +145,16 @@ host_ready(struct host *h)
 		return false;
 	}
 	return h->in_flight == 0;
+}
+
+/* A unit whose bytes were wrong is not asked for again at once. */
+static bool
+fill_ready(const struct fill *f)
+{
+	if (f->not_before <= now_ms())
+		return true;
+	retry_at(f->not_before);
+	return false;
 }
 
 /* ---- the demand queue ---- */
@@ -229,7 +244,7 @@ start_demand(struct fill *f)
 	while (t->count < DEMAND_RUN && t->first + t->count < l->n_units) {
 		struct fill *g = l->fills[t->first + t->count];
 
-		if (!g || !g->queued)
+		if (!g || !g->queued || !fill_ready(g))
 			break;
 		fetch_unqueue(g);
 		g->state = FILL_FETCH;
@@ -291,7 +306,7 @@ again:
 			break;
 		if (f->layout->plain && f->layout->pulling)
 			continue;	/* the pull brings it */
-		if (!host_ready(host_get(f->layout->host)))
+		if (!host_ready(host_get(f->layout->host)) || !fill_ready(f))
 			continue;
 		start_demand(f);
 		goto again;	/* it took others along */
@@ -435,17 +450,15 @@ on_fetch_done(void *owner, struct ipc_link *link, struct ipc_message *msg)
 }
 
 void
-fetch_distrust(struct layout *l, const char *why)
+fetch_distrust(struct fill *f, const char *why)
 {
-	struct host *h = host_get(l->host);
+	struct layout *l = f->layout;
 
 	l->counts.requests_failed++;
 	snprintf(l->last_error, sizeof(l->last_error), "%s", why);
-	/* Its answers look good: only this count makes the wait grow. */
-	if (h->failures < l->bad_in_row)
-		h->failures = l->bad_in_row;
-	l->bad_in_row++;
-	host_failed(h, 0);
+	if (TAILQ_EMPTY(&f->waiters))	/* the pull comes by again */
+		host_failed(host_get(l->host), 0);
+	f->not_before = now_ms() + backoff_ms(++f->distrust, 0);
 	device_stalled(l, why);
 }
 

@@ -302,7 +302,7 @@ keep_done(struct job *job)
 
 		log_err("%s/%s unit %" PRIu64 ": wanted %s, got %s", l->host,
 		    l->repo, f->unit, want.text, got.text);
-		fetch_distrust(l, "the registry sent bytes with a wrong "
+		fetch_distrust(f, "the registry sent bytes with a wrong "
 		    "digest");
 		free(take_ptr(job->buf));
 		fill_requeue(f);
@@ -313,7 +313,6 @@ keep_done(struct job *job)
 		keep_refused(f);
 		return;
 	}
-	l->bad_in_row = 0;
 	layout_set(l, f->unit, UNIT_VERIFIED | UNIT_FETCHED);
 	sync_note(l, f->unit, &job->digest);
 	device_publish(l, f->unit);

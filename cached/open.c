@@ -216,6 +216,12 @@ layout_begin(struct open *o)
 	}
 	if (r < 0)
 		layout_put(l);
+	if (r == -EPROTO) {
+		open_fail(o, CTL_CODE(SIZE_CHANGED), false, "a device of %s is "
+		    "attached with another size; detach it, then attach it "
+		    "again", o->image.name);
+		return;
+	}
 	if (r == -ENOSPC || r == -EDQUOT) {
 		open_fail(o, CTL_CODE(NO_SPACE), true, "the store has no room "
 		    "for %s; free some space", o->image.name);

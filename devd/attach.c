@@ -261,7 +261,8 @@ on_open_failed(void *owner, struct ipc_link *link, struct ipc_message *msg)
 	(void)link;
 	if (!o)
 		return;
-	if (m->code == CTL_CODE(DIGEST_MISMATCH) && !o->tried_again &&
+	if ((m->code == CTL_CODE(DIGEST_MISMATCH) ||
+	    m->code == CTL_CODE(SIZE_CHANGED)) && !o->tried_again &&
 	    some_device_ends()) {
 		o->after_gone = o->tried_again = true;
 		return;
@@ -288,10 +289,17 @@ opened_attach(struct op *o, const struct device_spec *spec)
 			return;
 		}
 	}
+	if (d->spec.size != spec->size && d->state == DEVICE_READY) {
+		op_fail(o, CTL_CODE(SIZE_CHANGED), false, "device %s was made "
+		    "with another size; detach it, then attach it again",
+		    d->spec.name);
+		return;
+	}
 	if (d->state == DEVICE_READY) {
 		op_attach(o, d);
 		return;
 	}
+	d->spec.size = spec->size;	/* the registry told it wrong before */
 	o->state = OP_MAKING;
 	o->device = d;
 	op_set_late(o, MAKING_MAX_MS);
