@@ -258,7 +258,7 @@ struct fill {
 	bool checking;		/* the job runs */
 	bool refused;		/* the store has no room for it */
 	unsigned distrust;	/* wrong answers in a row */
-	uint64_t not_before;	/* monotonic ms; then it may be asked for again */
+	uint64_t not_before;	/* monotonic ms: the next try */
 	struct transfer *transfer;
 	struct job job;
 	TAILQ_HEAD(, waiter) waiters;

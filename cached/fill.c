@@ -285,7 +285,8 @@ keep_refused(struct fill *f)
 		open_layout_trouble(l, &no_space);
 		finish_stop(l);
 	}
-	f->refused = TAILQ_EMPTY(&f->waiters);	/* else a pull goes in circles */
+	/* A pull that took it up again would go in circles. */
+	f->refused = TAILQ_EMPTY(&f->waiters);
 	fill_finish(f, true);
 }
 

@@ -309,7 +309,7 @@ layout_get(const struct digest *blob, uint64_t size, const char *host,
 
 	if (l) {
 		if (l->size != size)
-			return -EPROTO;		/* of a device that is attached */
+			return -EPROTO;	/* of an attached device */
 		l->refs++;
 		*out = l;
 		return 0;

@@ -3,8 +3,8 @@
  * The attachments file pair.  Each file is a header (magic, generation,
  * length, SHA-256 of these and the payload) and a payload; a change is written
  * whole to the file that is not current, so that the end of this process in
- * the middle leaves the other one.  They live in the run directory: after a host's reboot
- * there are no VMs and no attachments.
+ * the middle leaves the other one.  They live in the run directory: after a
+ * host's reboot there are no VMs and no attachments.
  */
 #include <errno.h>
 #include <stdlib.h>

@@ -39,8 +39,8 @@ int parent_remove_devices(const struct places *places);
 /* The longest thing below the run directory: "/nbd/" + device id + ".sock". */
 #define RUN_PATH_MAX	(SOCKET_PATH_MAX - 5 - DEVICE_ID_LEN - 5)
 
-/* Make the directories; the store's owner is checked.  Logs and ends the process
- * on failure. */
+/* Make the directories; the store's owner is checked.  Logs and ends the
+ * process on failure. */
 void places_make_run(const struct places *places, gid_t group);
 void places_make_store(const struct places *places);
 /* Lock `file` in dir, waiting up to wait_s for a dying instance to let go.

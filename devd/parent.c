@@ -413,7 +413,7 @@ on_broken(struct child *from, const struct parent_msg *req)
 	struct child *bad = NULL;
 	struct device *dev;
 
-	/* Only those who have a link to each other: cached is one end of all. */
+	/* Only who has a link to it: cached is one end of each. */
 	if ((from == &cached) == (req->peer == PEER_CACHED)) {
 		log_err("%s accuses peer %u, which it has no link to",
 		    from->program, req->peer);

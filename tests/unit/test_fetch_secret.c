@@ -28,7 +28,8 @@ test_entries_are_found(void **state)
 		"{\"auths\":{\"h:5\":{\"auth\":\"YWxpY2U6c2U6Y3JldA==\"}}}",
 		"{\"auths\":{\"H:5\":{\"auth\":\"YWxpY2U6c2U6Y3JldA==\"}}}",
 		"{\"auths\":{\"https://h:5/v1/\":{\"auth\":\"YWxpY2U6c2U6Y3JldA==\"}}}",
-		"{\"auths\":{\"x\":{},\"h:5\":{\"username\":\"alice\",\"password\":\"se:cret\"}},\"credsStore\":\"y\"}",
+		"{\"auths\":{\"x\":{},\"h:5\":{\"username\":\"alice\",\"password\":\"se:cret\"}},"
+		    "\"credsStore\":\"y\"}",
 	};
 
 	(void)state;
