@@ -401,10 +401,11 @@ transfer_failed(struct transfer *t, const Suite__FetchDone *done)
 	log_warn("%s/%s units %" PRIu64 "+%" PRIu64 ": %s", l->host, l->repo,
 	    t->next, t->first + t->count - t->next, done->text);
 	host_failed(t->host, done->retry_after_s);
-	if (done->code == CTL_CODE(RANGE_UNSUPPORTED) && !l->plain) {
+	/* Whole only where that was asked for, now or when it was attached. */
+	if (done->code == CTL_CODE(RANGE_UNSUPPORTED) && !t->plain &&
+	    (l->plain || t->background)) {
 		notice("state", &l->blob, "%s does not serve byte ranges: "
 		    "pulling %s/%s whole", l->host, l->host, l->repo);
-		l->plain = true;
 		finish_pull(l, true);
 		return;
 	}

@@ -27,7 +27,12 @@ finish_pull(struct layout *l, bool plain)
 {
 	if (l->complete || l->failed)
 		return;
-	l->plain |= plain;
+	if (plain && !l->plain) {
+		l->plain = true;
+		if (store_write_file(l->dir, "plain", "", 0) < 0)
+			log_warn("%s/%s: that it has no ranges is not "
+			    "remembered", l->host, l->repo);
+	}
 	l->pull_next = 0;
 	if (!l->pulling) {
 		l->pulling = true;

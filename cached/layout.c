@@ -240,6 +240,16 @@ read_failed(struct layout *l)
 	snprintf(l->last_error, sizeof(l->last_error), "%s", text);
 }
 
+/* It is pulled whole, by one plain request: see finish_pull(). */
+static bool
+read_plain(int dir)
+{
+	int fd = openat(dir, "plain", O_RDONLY | O_CLOEXEC);
+
+	fd_close(fd);
+	return fd >= 0;
+}
+
 void
 layout_revoke(struct layout *l)
 {
@@ -279,6 +289,7 @@ layout_load(struct layout *l)
 	else if (r == 0)
 		layout_revoke(l);
 	read_failed(l);
+	l->plain = read_plain(l->dir);
 	return r;
 }
 
