@@ -68,20 +68,23 @@ user_dir(const char *name, const char *rest)
 }
 
 static void
-places_default(struct places *p)
+conf_default_place(struct places *p)
 {
 	p->root = geteuid() == 0;
-	if (p->root) {
-		p->conf = p->conf ? p->conf : SYSTEM_CONF;
-		p->run = p->run ? p->run : SYSTEM_RUN;
-		return;		/* the store: after the configuration */
-	}
-	if (!p->conf)
-		p->conf = join(user_dir("XDG_CONFIG_HOME", "/.config"),
-		    "/shedstream/shedstream.conf");
-	if (!p->run)
-		p->run = join(user_dir("XDG_RUNTIME_DIR", NULL),
-		    "/shedstream");
+	if (p->conf)
+		return;
+	p->conf = p->root ? SYSTEM_CONF :
+	    join(user_dir("XDG_CONFIG_HOME", "/.config"),
+	    "/shedstream/shedstream.conf");
+}
+
+static void
+run_default(struct places *p)
+{
+	if (p->run)
+		return;
+	p->run = p->root ? SYSTEM_RUN :
+	    join(user_dir("XDG_RUNTIME_DIR", NULL), "/shedstream");
 }
 
 static void
@@ -220,13 +223,14 @@ main(int argc, char **argv)
 		control_try(argv[3], argv[4]);
 	parse_options(argc, argv, &o);
 	named = o.places.conf != NULL;
-	places_default(&o.places);
+	conf_default_place(&o.places);
 	conf = load_conf(o.places.conf, named, &memfd);
-	store_default(&o.places, conf);
 	if (o.check) {
 		printf("%s: no errors\n", o.places.conf);
 		return 0;
 	}
+	run_default(&o.places);
+	store_default(&o.places, conf);
 	if (o.remove)
 		return parent_remove_devices(&o.places);
 	check_users(&o.places);
