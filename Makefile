@@ -186,13 +186,13 @@ soak: tests
 FUZZERS := ipc nbd manifest
 SECONDS ?= 60
 fuzz:
-	tests/fuzz/run.sh $(SECONDS) $(FUZZERS)
+	@tests/fuzz/run.sh $(SECONDS) $(FUZZERS)
 
 HEADERS := $(wildcard */*.h)
 SOURCES := $(wildcard base/*.c ipc/*.c policy/*.c image/*.c fetcherd/*.c \
 	cached/*.c devd/*.c shedctl/*.c)
 lint: $B/gen/ipc/control.pb-c.h $B/gen/ipc/suite.pb-c.h
-	tests/lint.sh $B "$(SOURCES)" "$(HEADERS)"
+	@tests/lint.sh $B "$(SOURCES)" "$(HEADERS)"
 
 format:
 	clang-format -i $(SOURCES) $(HEADERS)
