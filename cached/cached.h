@@ -76,13 +76,11 @@ struct job {
 	struct layout *layout;	/* only its constant members */
 	struct sync_batch *batch;
 	uint8_t *bad;		/* JOB_DIGEST: one byte a unit, 1: wrong */
-	_Atomic uint64_t progress;	/* bytes hashed */
 };
 
 void work_start(void);		/* after the policy: it makes threads */
 extern _Atomic bool work_stopping;	/* long jobs give up */
 void work_submit(struct job *job);
-size_t work_pending(void);	/* submitted, done() not yet called */
 /* Run every job to its end, done() included. */
 void work_drain(void);
 
@@ -189,8 +187,7 @@ struct layout {
 	bool complete;		/* whole digest fits, recorded */
 	bool proven;		/* was complete once: its records are right */
 	bool failed;		/* whole digest does not fit */
-	bool digesting, needs_digest;
-	struct job *digest_job;
+	bool digesting;
 
 	/* the background fill of everything (finish.c) */
 	bool pulling, plain;	/* plain: the registry has no ranges */

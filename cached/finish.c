@@ -42,14 +42,22 @@ finish_pull(struct layout *l, bool plain)
 	fetch_pump();
 }
 
+/* Absent and nobody's; or a read's, that only the plain request will bring. */
+static bool
+pull_wants(const struct layout *l, uint64_t unit)
+{
+	const struct fill *f = l->fills[unit];
+
+	return layout_state(l, unit) == UNIT_ABSENT &&
+	    (!f || (l->plain && f->queued));
+}
+
 bool
 finish_next(struct layout *l, uint64_t *unit)
 {
 	if (!l->pulling || l->failed || l->plain_sent)
 		return false;
-	while (l->pull_next < l->n_units &&
-	    (layout_state(l, l->pull_next) != UNIT_ABSENT ||
-	    l->fills[l->pull_next]))
+	while (l->pull_next < l->n_units && !pull_wants(l, l->pull_next))
 		l->pull_next++;
 	*unit = l->pull_next;
 	return l->pull_next < l->n_units;
@@ -93,7 +101,6 @@ finish_run(struct job *job)
 		    l->file_id, unit, &noted) || !digest_equal(&sum, &noted))
 			job->bad[unit] = 1;
 		rotten |= job->bad[unit];
-		atomic_store(&job->progress, (unit + 1) * l->unit);
 		if (atomic_load(&work_stopping))
 			n = -EINTR;
 	}
@@ -183,7 +190,6 @@ digest_done(struct job *job)
 	struct layout *l = job->layout;
 
 	l->digesting = false;
-	l->digest_job = NULL;
 	if (job->result == -EBADMSG)
 		found_rotten(l, job->bad);
 	else if (job->result == -EINTR)
@@ -220,7 +226,6 @@ finish_check(struct layout *l)
 		return;
 	}
 	l->digesting = true;
-	l->digest_job = job;
 	l->refs++;
 	work_submit(job);
 }

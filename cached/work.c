@@ -183,12 +183,6 @@ work_submit(struct job *job)
 	    job->kind == JOB_DIGEST ? &scrub_lane : &hash_lane, job);
 }
 
-size_t
-work_pending(void)
-{
-	return pending;
-}
-
 void
 work_drain(void)
 {
