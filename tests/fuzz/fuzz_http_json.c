@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * JSON from outside: a token server's answer (first byte even) and an auth
- * file (odd).  Links: fetcherd/{secret,head}.c, jansson, libcrypto.
+ * JSON from outside: a token server's answer (first byte 0 modulo 3), an auth
+ * file (1) and a list of referrers (2).  Links: fetcherd/{secret,head,
+ * referrers}.c, jansson, libcrypto.
  */
 #include <stddef.h>
 #include <stdint.h>
@@ -49,14 +50,35 @@ one_auth_file(const char *json, size_t size)
 	secret_done(&c);
 }
 
+static void
+one_referrers(const char *json, size_t size)
+{
+	struct referring list = { .n = 0 };
+
+	if (referrers_parse(json, size, "a/b", &list) < 0)
+		check(list.n == 0);
+	check(list.n <= REFERRERS_MAX);
+	for (size_t i = 0; i < list.n; i++)
+		for (size_t k = 0; k < i; k++)
+			check(!digest_equal(&list.digest[i], &list.digest[k]));
+}
+
 int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
+	const char *json = (const char *)data + 1;
+
 	if (size == 0)
 		return 0;
-	if (data[0] % 2 == 0)
-		one_token((const char *)data + 1, size - 1);
-	else
-		one_auth_file((const char *)data + 1, size - 1);
+	switch (data[0] % 3) {
+	case 0:
+		one_token(json, size - 1);
+		break;
+	case 1:
+		one_auth_file(json, size - 1);
+		break;
+	default:
+		one_referrers(json, size - 1);
+	}
 	return 0;
 }

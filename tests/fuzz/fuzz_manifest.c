@@ -12,11 +12,15 @@
 
 #include "base/own.h"
 #include "cached/cached.h"
+#include "image/index.h"
 #include "image/manifest.h"
 #include "image/ref.h"
 
-#define FILE_ID	UINT64_C(0x0102030405060708)
-#define UNIT	42
+/* What record() is asked about */
+#define FILE_ID		UINT64_C(0x0102030405060708)
+#define GENERATION	UINT64_C(3)
+#define SIZE		UINT64_C(987654321)
+#define CHUNK		42
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -31,7 +35,13 @@ manifest(const char *text, size_t len)
 		return;
 	}
 	assert(len <= MANIFEST_MAX);
-	assert(m.kind == MANIFEST_INDEX ? !m.has_erofs : !m.has_platform);
+	if (m.kind == MANIFEST_INDEX)
+		assert(!m.has_erofs && !m.has_chunks && !m.has_subject &&
+		    !m.has_index);
+	else
+		assert(!m.has_platform);
+	assert(!m.has_index || (m.index_size > 0 &&
+	    m.index_size <= INDEX_SIZE_MAX));
 }
 
 static void
@@ -81,26 +91,40 @@ header(uint8_t in[PRESENCE_HEADER])
 {
 	uint8_t again[PRESENCE_HEADER];
 	struct presence_header h;
-	struct digest check = digest_of(in, 64);
+	struct digest check = digest_of(in, 80);
 
-	memcpy(in + 64, check.bytes, 8);
+	memcpy(in + 80, check.bytes, 8);
 	if (presence_get_header(in, &h) < 0)
 		return;
-	assert(h.unit > 0 && h.unit % MAP_BLOCK == 0);
+	assert(h.unit == 0 || h.unit == UNIT_SIZE);
+	assert(h.size > 0 && h.size <= DEVICE_SIZE_MAX);
+	assert(h.n_chunks <= FILE_CHUNKS_MAX);
 	presence_put_header(&h, again);
-	assert(memcmp(in, again, 72) == 0);
+	assert(memcmp(in, again, 88) == 0);
 }
 
 static void
 record(uint8_t in[PRESENCE_RECORD])
 {
-	uint8_t again[PRESENCE_RECORD];
-	struct digest sum, check = digest_of(in, 56);
+	const struct presence_header h = { .file_id = FILE_ID,
+		.generation = GENERATION, .size = SIZE };
+	uint8_t sealed[72], again[PRESENCE_RECORD];
+	struct presence_record r;
+	struct digest check;
 
+	memcpy(sealed, in, 56);
+	for (int i = 0; i < 8; i++) {
+		sealed[56 + i] = (uint8_t)(FILE_ID >> (8 * i));
+		sealed[64 + i] = (uint8_t)(GENERATION >> (8 * i));
+	}
+	check = digest_of(sealed, sizeof(sealed));
 	memcpy(in + 56, check.bytes, 8);
-	if (!presence_get(in, FILE_ID, UNIT, &sum))
+	if (!presence_get(in, &h, CHUNK, &r))
 		return;
-	presence_put(FILE_ID, UNIT, &sum, again);
+	assert(r.length > 0 && r.length <= CHUNK_MAX);
+	assert(r.offset % MAP_BLOCK == 0);
+	assert(r.offset < SIZE && r.offset + r.length <= SIZE);
+	presence_put(&h, CHUNK, &r, again);
 	assert(memcmp(in, again, sizeof(again)) == 0);
 }
 

@@ -33,6 +33,10 @@ describe() {
 			base/digest.c base/fd.c)
 		packages=(jansson libcrypto libprotobuf-c)
 		;;
+	index)
+		sources=(image/index.c base/digest.c base/fd.c)
+		packages=(libcrypto)
+		;;
 	nbd) sources=(devd/nbd_proto.c) ;;
 	http_head)
 		sources=(fetcherd/head.c fetcherd/guard.c fetcherd/redirect.c
@@ -40,7 +44,8 @@ describe() {
 		packages=(libcurl libprotobuf-c)
 		;;
 	http_json)
-		sources=(fetcherd/secret.c fetcherd/head.c base/fd.c)
+		sources=(fetcherd/secret.c fetcherd/head.c fetcherd/referrers.c
+			base/digest.c base/fd.c)
 		packages=(jansson libcrypto libcurl libprotobuf-c)
 		;;
 	*)

@@ -35,6 +35,13 @@ static const struct {
 	{ "erofs-", "its annotation io.shed.rootfs.erofs.digest is no sha256 "
 	    "digest" },
 	{ "index-", "its list of manifests is malformed" },
+	{ "chunks-", "its annotation io.shed.rootfs.chunks.digest is no sha256 "
+	    "digest" },
+	{ "subject-", "its subject has no sha256 digest" },
+	{ "layers-", "its layers are malformed" },
+	{ "twoindexes", "it has two layers that are an index" },
+	{ "chunkindex-", "its index has no sha256 digest, or no size of 1 byte "
+	    "to 64 MiB" },
 };
 
 static char *
@@ -173,6 +180,132 @@ test_an_empty_index_has_no_platform(void **state)
 	assert_false(m.has_platform);
 }
 
+#define SIX "sha256:\
+6666666666666666666666666666666666666666666666666666666666666666"
+#define FIVE "sha256:\
+5555555555555555555555555555555555555555555555555555555555555555"
+
+static void
+test_an_image_may_name_its_chunk_index(void **state)
+{
+	struct manifest m;
+
+	(void)state;
+	assert_int_equal(parse("{\"schemaVersion\": 2, \"annotations\": "
+	    "{\"" ANNOTATION_CHUNKS "\": \"" SIX "\", "
+	    "\"" ANNOTATION_EROFS "\": \"" FIVE "\"}}", "linux", "amd64",
+	    &m), 0);
+	assert_true(m.has_chunks && m.has_erofs);
+	assert_digest(&m.chunks, '6');
+	assert_digest(&m.erofs, '5');
+	assert_int_equal(parse("{\"schemaVersion\": 2, \"annotations\": "
+	    "{\"" ANNOTATION_EROFS "\": \"" FIVE "\"}}", "linux", "amd64",
+	    &m), 0);
+	assert_false(m.has_chunks);
+	assert_int_equal(parse("{\"schemaVersion\": 2, \"annotations\": "
+	    "{\"" ANNOTATION_CHUNKS "\": \"" SIX "\"}}", "linux", "amd64",
+	    &m), 0);
+	assert_true(m.has_chunks);
+	assert_false(m.has_erofs);
+}
+
+static void
+test_an_artifact_names_its_subject_and_its_index(void **state)
+{
+	size_t len;
+	_cleanup_free_ char *text = load(DATA "manifest-artifact.json", &len);
+	struct manifest m;
+
+	(void)state;
+	assert_int_equal(parse(text, "linux", "amd64", &m), 0);
+	assert_int_equal(m.kind, MANIFEST_IMAGE);
+	assert_true(m.has_subject && m.has_index);
+	assert_digest(&m.subject, '8');
+	assert_digest(&m.index, '7');
+	assert_int_equal(m.index_size, 983040);
+	assert_false(m.has_erofs || m.has_chunks || m.has_platform);
+}
+
+/* A manifest with a subject and one layer of an index of a size, if it is an
+ * artifact of ours by these members. */
+static int
+parse_artifact_of(const char *members, const char *size, struct manifest *m)
+{
+	char text[1024];
+
+	snprintf(text, sizeof(text), "{\"schemaVersion\": 2, %s, "
+	    "\"subject\": {\"digest\": \"" SIX "\"}, \"layers\": ["
+	    "{\"mediaType\": \"x\", \"digest\": 7}, {\"mediaType\": \""
+	    TYPE_INDEX "\", \"digest\": \"" FIVE "\", \"size\": %s}]}",
+	    members, size);
+	return parse(text, "linux", "amd64", m);
+}
+
+static void
+test_an_artifact_is_known_by_its_type(void **state)
+{
+	static const struct {
+		const char *members;
+		bool ours;
+	} all[] = {
+		{ "\"artifactType\": \"" TYPE_ARTIFACT "\"", true },
+		{ "\"config\": {\"mediaType\": \"" TYPE_ARTIFACT "\"}", true },
+		{ "\"artifactType\": \"" TYPE_ARTIFACT "\", "
+		    "\"config\": {\"mediaType\": "
+		    "\"application/vnd.oci.empty.v1+json\"}", true },
+		{ "\"artifactType\": \"" TYPE_INDEX "\"", false },
+		{ "\"artifactType\": \"" TYPE_ARTIFACT "x\"", false },
+		{ "\"artifactType\": null", false },
+		{ "\"config\": \"" TYPE_ARTIFACT "\"", false },
+		{ "\"mediaType\": \"" TYPE_ARTIFACT "\"", false },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(all); i++) {
+		struct manifest m;
+
+		assert_int_equal(parse_artifact_of(all[i].members, "4096", &m),
+		    0);
+		assert_int_equal(m.has_subject, all[i].ours);
+		assert_int_equal(m.has_index, all[i].ours);
+		/* what is no artifact of ours may have any layers */
+		assert_int_equal(parse_artifact_of(all[i].members, "\"\"", &m),
+		    all[i].ours ? -EINVAL : 0);
+	}
+}
+
+static void
+test_an_index_has_1_byte_to_64_MiB(void **state)
+{
+	static const char ours[] = "\"artifactType\": \"" TYPE_ARTIFACT "\"";
+	struct manifest m;
+
+	(void)state;
+	assert_int_equal(parse_artifact_of(ours, "1", &m), 0);
+	assert_int_equal(m.index_size, 1);
+	assert_int_equal(parse_artifact_of(ours, "67108864", &m), 0);
+	assert_int_equal(m.index_size, 64 << 20);
+	assert_int_equal(parse_artifact_of(ours, "67108865", &m), -EINVAL);
+	assert_int_equal(parse_artifact_of(ours, "4294967297", &m), -EINVAL);
+	assert_int_equal(parse_artifact_of(ours, "0", &m), -EINVAL);
+	assert_int_equal(parse_artifact_of(ours, "-9223372036854775808", &m),
+	    -EINVAL);
+}
+
+static void
+test_an_artifact_without_subject_or_index_says_so(void **state)
+{
+	struct manifest m;
+
+	(void)state;
+	assert_int_equal(parse("{\"schemaVersion\": 2, \"artifactType\": \""
+	    TYPE_ARTIFACT "\"}", "linux", "amd64", &m), 0);
+	assert_false(m.has_subject || m.has_index);
+	assert_int_equal(parse("{\"schemaVersion\": 2, \"artifactType\": \""
+	    TYPE_ARTIFACT "\", \"layers\": []}", "linux", "amd64", &m), 0);
+	assert_false(m.has_subject || m.has_index);
+}
+
 static const char *
 reason_for(const char *path)
 {
@@ -193,7 +326,7 @@ test_each_bad_manifest_is_refused_with_its_reason(void **state)
 
 	(void)state;
 	assert_int_equal(glob(BAD "*", 0, NULL, &files), 0);
-	assert_true(files.gl_pathc >= 25);
+	assert_true(files.gl_pathc >= 53);
 	for (size_t i = 0; i < files.gl_pathc; i++) {
 		const char *path = files.gl_pathv[i], *why = NULL;
 		struct manifest m = { .kind = 99 };
@@ -259,6 +392,13 @@ main(void)
 		cmocka_unit_test(
 		    test_an_entry_without_variant_is_preferred_in_any_order),
 		cmocka_unit_test(test_an_empty_index_has_no_platform),
+		cmocka_unit_test(test_an_image_may_name_its_chunk_index),
+		cmocka_unit_test(
+		    test_an_artifact_names_its_subject_and_its_index),
+		cmocka_unit_test(test_an_artifact_is_known_by_its_type),
+		cmocka_unit_test(test_an_index_has_1_byte_to_64_MiB),
+		cmocka_unit_test(
+		    test_an_artifact_without_subject_or_index_says_so),
 		cmocka_unit_test(
 		    test_each_bad_manifest_is_refused_with_its_reason),
 		cmocka_unit_test(test_every_beginning_of_a_manifest_is_refused),
