@@ -49,13 +49,47 @@ tag_ok(const char *tag)
 	return true;
 }
 
+/* "type/subtype", each a restricted-name of RFC 6838. */
+static bool
+artifact_type_ok(const char *type)
+{
+	size_t len = strlen(type), slash = strcspn(type, "/");
+
+	if (len > ARTIFACT_TYPE_MAX || slash == len)
+		return false;
+	for (size_t i = 0; i < len; i++)
+		if (i != slash && !isalnum((unsigned char)type[i]) &&
+		    !strchr("!#$&-^_.+", type[i]))
+			return false;
+	return isalnum((unsigned char)type[0]) &&
+	    isalnum((unsigned char)type[slash + 1]);
+}
+
+/* Each fits a raw frame, and all are the range. */
+static bool
+pieces_ok(const struct request *r)
+{
+	uint64_t sum = 0;
+
+	if (r->n_pieces > PIECES_MAX)
+		return false;
+	for (size_t i = 0; i < r->n_pieces; i++) {
+		if (r->pieces[i] == 0 || r->pieces[i] > IPC_RAW_MAX)
+			return false;
+		sum += r->pieces[i];
+	}
+	return sum == r->length;
+}
+
 static bool
 fetch_ok(const struct request *r)
 {
 	if (r->size == 0 || r->size > DEVICE_SIZE_MAX || r->length == 0 ||
 	    r->length > r->size || r->offset > r->size - r->length)
 		return false;
-	if (r->unit == 0 || r->unit > IPC_RAW_MAX)
+	if ((r->unit == 0) != (r->n_pieces > 0) || r->unit > IPC_RAW_MAX)
+		return false;
+	if (r->n_pieces > 0 && !pieces_ok(r))
 		return false;
 	return !r->plain || (r->offset == 0 && r->length == r->size);
 }
@@ -68,9 +102,17 @@ check_request(const struct request *r)
 
 	if (!repo_ok(r->repo))
 		return false;
-	if (r->kind == REQUEST_RESOLVE)
+	switch (r->kind) {
+	case REQUEST_RESOLVE:
 		return is_digest || tag_ok(r->reference);
-	return is_digest && (r->kind == REQUEST_STAT || fetch_ok(r));
+	case REQUEST_STAT:
+		return is_digest;
+	case REQUEST_REFERRERS:
+		return is_digest && artifact_type_ok(r->artifact_type);
+	case REQUEST_FETCH:
+		return is_digest && fetch_ok(r);
+	}
+	return false;
 }
 
 /* ---- a response head ---- */
@@ -148,6 +190,14 @@ check_denied(struct request *r, int status)
 	    "access; name an auth-file in its [registry] section");
 }
 
+/* Nothing there: without the API its tag is asked for, and without the tag
+ * there are no referrers. */
+static enum step
+referrers_absent(struct request *r)
+{
+	return r->by_tag ? STEP_ANSWER : STEP_BY_TAG;
+}
+
 static enum step
 check_status(struct request *r, const struct head *h)
 {
@@ -160,6 +210,8 @@ check_status(struct request *r, const struct head *h)
 		return check_denied(r, h->status);
 	case 404:
 	case 410:
+		if (r->kind == REQUEST_REFERRERS)
+			return referrers_absent(r);
 		return fail(r, CTL_CODE(BLOB_ABSENT), false,
 		    r->kind == REQUEST_RESOLVE ? "has no such image; check "
 		    "its name, or push it" : "no longer has this blob; push "
@@ -236,6 +288,27 @@ check_manifest(struct request *r, const struct head *h)
 	return STEP_BODY;
 }
 
+/* Registries without the API answer with a log-in page (registry.k8s.io), and
+ * without the tag with the image itself (GitLab).  What is no index is as
+ * absent. */
+static enum step
+check_referrers(struct request *r, const struct head *h)
+{
+	const char *type = h->field[HEAD_CONTENT_TYPE];
+
+	if (h->status != 200)
+		return fail_retry(r, "sent a part of the list of referrers; "
+		    "check what stands in front of the registry");
+	if (!type || strcspn(type, "; \t") != strlen(MEDIA_TYPE_INDEX) ||
+	    strncasecmp(type, MEDIA_TYPE_INDEX,
+	    strlen(MEDIA_TYPE_INDEX)) != 0)
+		return referrers_absent(r);
+	if (content_length(h) > REFERRERS_JSON_MAX)
+		return fail(r, CTL_CODE(UNSUPPORTED), false, "has a list of "
+		    "referrers of more than 256 KiB; remove some");
+	return STEP_BODY;
+}
+
 /* Exactly r->offset to its end, of exactly r->size. */
 static enum step
 check_range(struct request *r, const struct head *h)
@@ -304,6 +377,8 @@ check_head(struct request *r, const struct head *h)
 		return check_manifest(r, h);
 	case REQUEST_STAT:
 		return check_stat(r, h);
+	case REQUEST_REFERRERS:
+		return check_referrers(r, h);
 	case REQUEST_FETCH:
 		return check_fetch(r, h);
 	}

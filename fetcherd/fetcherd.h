@@ -4,7 +4,8 @@
  * in sections by file, from the pure ones up.
  *
  *	main.c		policy, message tables, start
- *	request.c	one Resolve, Stat or Fetch: the states of an attempt
+ *	request.c	one Resolve, Stat, Referrers or Fetch: the states of an
+ *			attempt
  *	check.c		what a request may ask, what a response head means
  *	transfer.c	one HTTP exchange: curl on libevent
  *	auth.c		tokens: asked for once, however many wait
@@ -13,6 +14,7 @@
  *	redirect.c	where a registry may send us, and where it did
  *	guard.c		classes of addresses (pure)
  *	head.c		response heads (pure)
+ *	referrers.c	lists of referrers (pure)
  *	failure.c	codes and sentences of what went wrong
  */
 #ifndef FETCHERD_FETCHERD_H
@@ -29,6 +31,7 @@
 #include <time.h>
 
 #include "base/conf.h"
+#include "base/digest.h"
 #include "base/own.h"
 #include "ipc/ipc.h"
 #include "ipc/parent.h"
@@ -52,6 +55,12 @@ struct event_base;
 						 * connection */
 #define TOKEN_JSON_MAX		(256 * 1024)
 #define TOKEN_MAX		(16 * 1024)	/* must fit a request head */
+#define REFERRERS_JSON_MAX	(256 * 1024)	/* as a manifest, which its tag
+						 * fall-back is */
+#define REFERRERS_MAX		16	/* handed on; an image has one or two */
+#define ARTIFACT_TYPE_MAX	255	/* as a media type: RFC 6838 */
+#define PIECES_MAX		(IPC_BODY_MAX / 2)	/* no frame holds more: one of
+						 * 128 bytes or more takes 2 */
 #define AUTH_FILE_MAX		(256 * 1024)
 #define CA_FILE_MAX		(4 * 1024 * 1024)	/* Debian's bundle: 220 KiB */
 #define URL_MAX			(8 * 1024)	/* signed ones have 1-2 KiB */
@@ -140,6 +149,21 @@ struct challenge {
 /* The strongest of the schemes we speak: Bearer, Basic, or -ENOTSUP.  -EINVAL
  * if it can't be read, -EMSGSIZE if a parameter is longer than above. */
 int head_challenge(const char *text, struct challenge *out);
+
+/* ---- referrers.c ---- */
+
+#define MEDIA_TYPE_INDEX	"application/vnd.oci.image.index.v1+json"
+
+struct referring {
+	struct digest digest[REFERRERS_MAX];
+	size_t n;
+};
+
+/* The first REFERRERS_MAX of an image index's manifests with that artifactType,
+ * in its order and each once; those whose digest is no sha256 are passed over.
+ * 0, or -EINVAL: it is no such index, or longer than REFERRERS_JSON_MAX. */
+int referrers_parse(const void *json, size_t len, const char *type,
+    struct referring *out);
 
 /* ---- guard.c ---- */
 
@@ -275,6 +299,7 @@ struct exchange {
 	const char *accept;		/* likewise */
 	const char *range;		/* "FIRST-LAST", or NULL */
 	bool background;
+	bool fresh;		/* by a new connection */
 };
 
 enum verdict {
@@ -370,7 +395,12 @@ void auth_forget(struct site *site);
 
 /* ---- request.c ---- */
 
-enum request_kind { REQUEST_RESOLVE, REQUEST_STAT, REQUEST_FETCH };
+enum request_kind {
+	REQUEST_RESOLVE,
+	REQUEST_STAT,
+	REQUEST_REFERRERS,
+	REQUEST_FETCH,
+};
 
 enum step {		/* when the exchange is over */
 	STEP_NONE,		/* there was no head */
@@ -380,6 +410,7 @@ enum step {		/* when the exchange is over */
 	STEP_CHALLENGE,
 	STEP_REDIRECT,
 	STEP_RESOLVE_AGAIN,	/* the remembered target is no longer good */
+	STEP_BY_TAG,		/* there is no referrers API: ask for its tag */
 };
 
 struct request {
@@ -391,9 +422,12 @@ struct request {
 	char *repo;
 	char *reference;	/* tag or digest */
 	char where[64 + HOST_MAX + REPO_MAX];	/* for sentences */
+	char *artifact_type;	/* of REQUEST_REFERRERS */
 	uint64_t offset, length, size;
-	uint32_t unit;
-	bool plain, background;
+	uint32_t unit;		/* 0: by pieces */
+	uint32_t *pieces;	/* bytes of each Data */
+	size_t n_pieces;
+	bool plain, background, fresh;
 
 	/* the attempt */
 	char *seen[REDIRECTS_MAX + 1];	/* where it was sent, in order */
@@ -405,6 +439,7 @@ struct request {
 	bool resolved_again;	/* which was no longer good */
 	bool challenged;	/* the one challenge was answered */
 	bool fell_back;		/* from HTTPS to HTTP */
+	bool by_tag;		/* referrers: from the API to the tag */
 	char *sent;		/* Authorization; secret */
 	struct transfer *transfer;
 	struct auth_waiter waiter;
@@ -412,11 +447,12 @@ struct request {
 	/* the response */
 	enum step step;
 	char *text;		/* Location or challenge */
-	uint8_t *body;		/* of a manifest, or one unit */
-	size_t have;
+	uint8_t *body;		/* of a manifest, or one piece */
+	size_t have, piece;	/* bytes in it, and its number */
 	uint64_t got;		/* body bytes of the answer */
 	bool too_long;
 	char *media_type, *claimed;	/* of a manifest */
+	struct referring referring;
 	struct failure failure;
 
 	uint64_t started, first_byte;
@@ -430,6 +466,8 @@ struct request {
 void request_resolve(struct ipc_link *link, uint64_t id,
     const Suite__Resolve *msg);
 void request_stat(struct ipc_link *link, uint64_t id, const Suite__Stat *msg);
+void request_referrers(struct ipc_link *link, uint64_t id,
+    const Suite__Referrers *msg);
 void request_fetch(struct ipc_link *link, uint64_t id,
     const Suite__Fetch *msg);
 void request_cancel(struct ipc_link *link, uint64_t id);

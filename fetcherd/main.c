@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * fetcherd: the only process on the network.  It parses what nobody has
- * verified (HTTP, TLS, token JSON), owns no file and no device, and hands
- * bytes to cached, which believes none of them.
+ * verified (HTTP, TLS, JSON of tokens and of referrers), owns no file and no
+ * device, and hands bytes to cached, which believes none of them.
  *
  *	devd's parent --configuration, credentials, certificates--> fetcherd
- *	cached <--Resolve, Stat, Fetch / Manifest, BlobInfo, Data--> fetcherd
+ *	cached <--Resolve, Stat, Referrers, Fetch /
+ *	          Manifest, BlobInfo, Referring, Data--> fetcherd
  *	fetcherd <--HTTP--> registries and where they lead
  */
 #include <signal.h>
@@ -53,6 +54,8 @@ static void on_resolve(void *owner, struct ipc_link *link,
     struct ipc_message *msg);
 static void on_stat(void *owner, struct ipc_link *link,
     struct ipc_message *msg);
+static void on_referrers(void *owner, struct ipc_link *link,
+    struct ipc_message *msg);
 static void on_fetch(void *owner, struct ipc_link *link,
     struct ipc_message *msg);
 static void on_cancel_fetch(void *owner, struct ipc_link *link,
@@ -63,6 +66,7 @@ static void link_drained(void *owner, struct ipc_link *link);
 static const struct ipc_rule rules[] = {
 	{ SUITE_BODY(RESOLVE), "Resolve", PEER_CACHED, PHASE_RUN, false, false, on_resolve },
 	{ SUITE_BODY(STAT), "Stat", PEER_CACHED, PHASE_RUN, false, false, on_stat },
+	{ SUITE_BODY(REFERRERS), "Referrers", PEER_CACHED, PHASE_RUN, false, false, on_referrers },
 	{ SUITE_BODY(FETCH), "Fetch", PEER_CACHED, PHASE_RUN, false, false, on_fetch },
 	{ SUITE_BODY(CANCEL_FETCH), "CancelFetch", PEER_CACHED, PHASE_RUN, false, false, on_cancel_fetch },
 };
@@ -108,6 +112,13 @@ on_stat(void *owner, struct ipc_link *link, struct ipc_message *msg)
 {
 	(void)owner;
 	request_stat(link, msg->id, msg->body);
+}
+
+static void
+on_referrers(void *owner, struct ipc_link *link, struct ipc_message *msg)
+{
+	(void)owner;
+	request_referrers(link, msg->id, msg->body);
 }
 
 static void

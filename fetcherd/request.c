@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * One Resolve, Stat or Fetch of cached: one attempt, however many HTTP
- * requests that takes, and exactly one FetchDone.  Whether to try again is
- * cached's to decide.
+ * One Resolve, Stat, Referrers or Fetch of cached: one attempt, however many
+ * HTTP requests that takes, and exactly one FetchDone.  Whether to try again
+ * is cached's to decide.
  *
  *	     a target is remembered
  *	START ---------------------------------> SEND <---------------+
@@ -13,13 +13,14 @@
  *	         |                                  | 3xx ------------+ <= 5,
  *	         +---- once ---- 401 ---------------+               no circle
  *	START <--- once ---- remembered one expired +
+ *	START <--- once ---- no referrers API: tag -+
  *	                                            +--> BODY --> DONE
  *	                                            +--> DONE: the head was the
  *	                                                 answer, or a failure
  *
  * Authorization goes to the registry's own scheme, host and port and nowhere
- * else.  From https only https is followed.  Bytes are handed on unit by unit,
- * never before the head was checked, and never more than were asked for.
+ * else.  From https only https is followed.  Bytes are handed on piece by
+ * piece, never before the head was checked, and never more than were asked for.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -33,7 +34,7 @@
 
 #define ACCEPT_MANIFESTS                                                       \
 	"application/vnd.oci.image.manifest.v1+json, "                         \
-	"application/vnd.oci.image.index.v1+json, "                            \
+	MEDIA_TYPE_INDEX ", "                                                  \
 	"application/vnd.docker.distribution.manifest.v2+json, "               \
 	"application/vnd.docker.distribution.manifest.list.v2+json"
 
@@ -41,6 +42,13 @@ static LIST_HEAD(, request) requests = LIST_HEAD_INITIALIZER(requests);
 static unsigned n_requests;
 
 static void request_start(struct request *r);
+
+/* Where a blob's bytes lie is remembered; where a manifest lies is not. */
+static bool
+of_blob(const struct request *r)
+{
+	return r->kind == REQUEST_STAT || r->kind == REQUEST_FETCH;
+}
 
 /* ---- the end ---- */
 
@@ -63,6 +71,8 @@ request_free(struct request *r)
 	free(r->claimed);
 	free(r->repo);
 	free(r->reference);
+	free(r->artifact_type);
+	free(r->pieces);
 	free(r);
 }
 
@@ -101,6 +111,22 @@ request_fail_memory(struct request *r)
 }
 
 static void
+referring_send(struct request *r)
+{
+	struct digest_text text[REFERRERS_MAX];
+	char *digests[REFERRERS_MAX];
+	Suite__Referring msg = SUITE__REFERRING__INIT;
+
+	for (size_t i = 0; i < r->referring.n; i++) {
+		text[i] = digest_to_text(&r->referring.digest[i]);
+		digests[i] = text[i].text;
+	}
+	msg.n_digests = r->referring.n;
+	msg.digests = digests;
+	ipc_send(r->link, r->id, SUITE_BODY(REFERRING), &msg, NULL, 0, -1);
+}
+
+static void
 request_answer(struct request *r)
 {
 	Suite__Manifest manifest = SUITE__MANIFEST__INIT;
@@ -119,6 +145,9 @@ request_answer(struct request *r)
 		ipc_send(r->link, r->id, SUITE_BODY(BLOB_INFO), &info, NULL,
 		    0, -1);
 		break;
+	case REQUEST_REFERRERS:
+		referring_send(r);
+		break;
 	case REQUEST_FETCH:
 		break;		/* all handed on */
 	}
@@ -128,13 +157,32 @@ request_answer(struct request *r)
 
 /* ---- the body ---- */
 
-/* Bytes from `at` (in the blob) to the end of its unit, or of the range. */
+/* Room for the largest piece, or for all of what is parsed. */
+static size_t
+body_room(const struct request *r)
+{
+	uint32_t most = r->unit;
+
+	if (r->kind == REQUEST_RESOLVE)
+		return IPC_RAW_MAX;
+	if (r->kind == REQUEST_REFERRERS)
+		return REFERRERS_JSON_MAX;
+	for (size_t i = 0; i < r->n_pieces; i++)
+		if (r->pieces[i] > most)
+			most = r->pieces[i];
+	return most;
+}
+
+/* Bytes of the piece that begins at `at` (in the blob): as it was given, or to
+ * the end of its unit or of the range. */
 static size_t
 piece_size(const struct request *r, uint64_t at)
 {
-	uint64_t unit_end = (at / r->unit + 1) * r->unit;
-	uint64_t end = r->offset + r->length;
+	uint64_t end = r->offset + r->length, unit_end;
 
+	if (r->n_pieces > 0)
+		return r->pieces[r->piece];
+	unit_end = (at / r->unit + 1) * r->unit;
 	return (size_t)((unit_end < end ? unit_end : end) - at);
 }
 
@@ -147,6 +195,7 @@ piece_send(struct request *r)
 	ipc_send(r->link, r->id, SUITE_BODY(DATA), &data, r->body, r->have,
 	    -1);
 	r->have = 0;
+	r->piece++;
 }
 
 static enum taken
@@ -184,7 +233,7 @@ on_body(void *owner, const void *data, size_t len)
 		r->first_byte = now_us();
 	if (r->kind == REQUEST_FETCH)
 		return fetch_body(r, data, len);
-	if (len > IPC_RAW_MAX - r->got) {
+	if (len > body_room(r) - r->got) {
 		r->too_long = true;
 		return TAKEN_NEVER;
 	}
@@ -206,8 +255,7 @@ on_head(void *owner, const struct head *head, enum address_class class)
 	r->step = check_head(r, head);
 	switch (r->step) {
 	case STEP_BODY:
-		r->body = malloc(r->kind == REQUEST_FETCH ? r->unit :
-		    IPC_RAW_MAX);
+		r->body = malloc(body_room(r));
 		return r->body ? BODY_TAKE : BODY_REFUSE;
 	case STEP_REDIRECT:
 		keep = head->field[HEAD_LOCATION];
@@ -240,6 +288,7 @@ response_reset(struct request *r)
 	r->step = STEP_NONE;
 	r->failure = (struct failure){ 0 };
 	r->have = 0;
+	r->piece = 0;
 	r->got = 0;
 	r->too_long = false;
 	free(take_ptr(r->text));
@@ -258,11 +307,14 @@ exchange_start(struct request *r)
 		.guard = { .own = r->at_registry, .like = r->site->class },
 		.authorization = r->sent,
 		.background = r->background,
+		.fresh = r->fresh,
 	};
 
 	response_reset(r);
 	if (r->kind == REQUEST_RESOLVE)
 		x.accept = ACCEPT_MANIFESTS;
+	if (r->kind == REQUEST_REFERRERS)
+		x.accept = MEDIA_TYPE_INDEX;
 	if (r->kind == REQUEST_STAT)
 		x.range = "0-0";
 	if (r->kind == REQUEST_FETCH && !r->plain) {
@@ -404,8 +456,14 @@ step_body(struct request *r, const struct outcome *o)
 		    "%s: %s sent fewer bytes than were asked for; check what "
 		    "stands in front of the registry", r->where, r->at.host);
 		request_finish(r);
+	} else if (r->kind == REQUEST_REFERRERS && referrers_parse(r->body,
+	    r->got, r->artifact_type, &r->referring) < 0) {
+		failure_set(&r->failure, CTL_CODE(REGISTRY_UNREACHABLE), true,
+		    "%s: %s sent a list of referrers that can't be read; check "
+		    "the registry", r->where, r->at.host);
+		request_finish(r);
 	} else {
-		if (r->kind != REQUEST_RESOLVE && r->n_seen > 1)
+		if (of_blob(r) && r->n_seen > 1)
 			redirect_remember(r->site, r->repo, r->reference,
 			    r->seen[r->n_seen - 1]);
 		request_answer(r);
@@ -447,6 +505,13 @@ step_broken(struct request *r, const struct outcome *o)
 }
 
 static void
+step_by_tag(struct request *r)
+{
+	r->by_tag = true;
+	request_start(r);
+}
+
+static void
 step_again(struct request *r)
 {
 	redirect_forget(r->site, r->repo, r->reference);
@@ -481,6 +546,9 @@ on_done(void *owner, const struct outcome *o)
 	case STEP_RESOLVE_AGAIN:
 		step_again(r);
 		break;
+	case STEP_BY_TAG:
+		step_by_tag(r);
+		break;
 	case STEP_ANSWER:
 		if (!r->first_byte)
 			r->first_byte = now_us();
@@ -496,16 +564,38 @@ on_done(void *owner, const struct outcome *o)
 
 /* ---- the beginning ---- */
 
+/* The referrers of a manifest; "sha256-HEX" is their tag. */
+static char *
+referrers_url(const struct request *r)
+{
+	char *type, *url;
+
+	if (r->by_tag) {
+		if (asprintf(&url, "%s/v2/%s/manifests/sha256-%s",
+		    r->site->base, r->repo, strchr(r->reference, ':') + 1) < 0)
+			return NULL;
+		return url;
+	}
+	type = curl_easy_escape(NULL, r->artifact_type, 0);
+	if (!type || asprintf(&url, "%s/v2/%s/referrers/%s?artifactType=%s",
+	    r->site->base, r->repo, r->reference, type) < 0)
+		url = NULL;
+	curl_free(type);
+	return url;
+}
+
 static int
 start_url(struct request *r, char **out)
 {
 	const char *target = NULL;
 
-	if (r->kind != REQUEST_RESOLVE && !r->resolved_again)
+	if (of_blob(r) && !r->resolved_again)
 		target = redirect_recall(r->site, r->repo, r->reference);
 	r->recalled = target != NULL;
 	if (target)
 		*out = strdup(target);
+	else if (r->kind == REQUEST_REFERRERS)
+		*out = referrers_url(r);
 	else if (asprintf(out, "%s/v2/%s/%s/%s", r->site->base, r->repo,
 	    r->kind == REQUEST_RESOLVE ? "manifests" : "blobs",
 	    r->reference) < 0)
@@ -604,6 +694,32 @@ request_stat(struct ipc_link *link, uint64_t id, const Suite__Stat *msg)
 }
 
 void
+request_referrers(struct ipc_link *link, uint64_t id,
+    const Suite__Referrers *msg)
+{
+	struct request *r = request_new(link, id, REQUEST_REFERRERS,
+	    msg->source, msg->digest);
+
+	r->artifact_type = strdup(msg->artifact_type);
+	if (!r->artifact_type)
+		log_die("no memory for a request");
+	request_begin(r, msg->source);
+}
+
+/* More than PIECES_MAX are not copied, and refused. */
+static void
+request_pieces(struct request *r, const Suite__Fetch *msg)
+{
+	r->n_pieces = msg->n_pieces;
+	if (r->n_pieces == 0 || r->n_pieces > PIECES_MAX)
+		return;
+	r->pieces = malloc(r->n_pieces * sizeof(*r->pieces));
+	if (!r->pieces)
+		log_die("no memory for a request");
+	memcpy(r->pieces, msg->pieces, r->n_pieces * sizeof(*r->pieces));
+}
+
+void
 request_fetch(struct ipc_link *link, uint64_t id, const Suite__Fetch *msg)
 {
 	struct request *r = request_new(link, id, REQUEST_FETCH, msg->source,
@@ -613,8 +729,10 @@ request_fetch(struct ipc_link *link, uint64_t id, const Suite__Fetch *msg)
 	r->length = msg->length;
 	r->size = msg->size;
 	r->unit = msg->unit;
+	request_pieces(r, msg);
 	r->plain = msg->plain;
 	r->background = msg->background;
+	r->fresh = msg->fresh;
 	request_begin(r, msg->source);
 }
 

@@ -423,6 +423,7 @@ options_exchange(struct transfer *t, const struct exchange *x)
 	SET(CURLOPT_URL, x->url);
 	SET(CURLOPT_HTTPHEADER, t->headers);
 	SET(CURLOPT_RANGE, x->range);
+	SET(CURLOPT_FRESH_CONNECT, (long)x->fresh);
 	SET(CURLOPT_PROXY, proxy);
 	SET(CURLOPT_NOPROXY, "");	/* not from the environment either */
 	t->proxied = proxy[0] != '\0';

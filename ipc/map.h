@@ -3,10 +3,10 @@
  * The two memory objects of a device that processes share.
  *
  * The location map: a header page and one 64-bit word per unit.  cached
- * writes, the worker reads, devd keeps it.  A word is 0 (absent) or says where
- * the unit lies: the low 16 bits are the worker's store slot + 1, the rest the
- * file offset in 4 KiB blocks.  A word goes from absent to present once in the
- * map's life, and back only for bytes proven bad or never synced.
+ * writes, the worker reads, devd keeps it.  A word is 0 (absent), MAP_ZEROS, or
+ * says where the unit lies: the low 16 bits are the worker's store slot + 1,
+ * the rest the file offset in 4 KiB blocks.  A word goes from absent to present
+ * once in the map's life, and back only for bytes proven bad or never synced.
  *
  * The statistics page: the worker counts, control reads.
  */
@@ -20,7 +20,10 @@
 
 #define MAP_BLOCK	4096	/* store offsets are multiples of this */
 #define MAP_SLOTS	256	/* store files of one device */
-#define UNIT_SIZE	(64 * 1024)	/* of a layout without a chunk index */
+#define MAP_ZEROS	((uint64_t)0xffff)	/* a unit of zeros, which lies nowhere */
+/* Bytes behind a word: 64 KiB, the chunk of a layout without an index; one
+ * block where an index cuts. */
+#define UNIT_SIZE	(64 * 1024)
 #define NBD_READ_MAX	(4 * 1024 * 1024)	/* bytes of one read */
 /* A read of NBD_READ_MAX that starts inside a unit touches one more. */
 #define WANT_MAX	(NBD_READ_MAX / MAP_BLOCK + 1)
@@ -33,11 +36,13 @@ enum map_state {
 
 struct map {
 	_Atomic uint32_t state;	/* enum map_state */
-	/* cached's own: which data file the words speak of, and its slot.  A
-	 * cached that finds another file under the layout clears the words. */
-	uint32_t slot;
-	uint64_t file_id;
-	char pad[MAP_BLOCK - 2 * sizeof(uint32_t) - sizeof(uint64_t)];
+	uint32_t reserved;
+	/* cached's own: the identity of the data file in each slot, 0: none.  A
+	 * slot is never given to another file in the map's life; a cached that
+	 * does not find the file any more clears the words that name it. */
+	uint64_t files[MAP_SLOTS];
+	char pad[MAP_BLOCK - 2 * sizeof(uint32_t) -
+	    MAP_SLOTS * sizeof(uint64_t)];
 	_Atomic uint64_t words[];
 };
 
@@ -63,11 +68,11 @@ map_word(uint32_t slot, uint64_t offset)
 	return (offset / MAP_BLOCK) << 16 | (slot + 1);
 }
 
-/* false: absent. */
+/* false: absent, or zeros. */
 static inline bool
 map_location(uint64_t word, uint32_t *slot, uint64_t *offset)
 {
-	if (word == 0)
+	if (word == 0 || word == MAP_ZEROS)
 		return false;
 	*slot = (uint32_t)(word & 0xffff) - 1;
 	*offset = (word >> 16) * MAP_BLOCK;

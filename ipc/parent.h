@@ -27,6 +27,7 @@ struct device_spec {
 	char name[DEVICE_NAME_MAX + 1];
 	struct digest image;	/* of the image manifest */
 	struct digest blob;	/* of the erofs */
+	struct digest layout;	/* of the index; of the erofs without one */
 	uint64_t size;		/* bytes, <= DEVICE_SIZE_MAX */
 	uint32_t unit;		/* bytes behind one word of the map */
 	uint32_t rung;		/* CTL(Rung) */
@@ -41,7 +42,8 @@ enum parent_type {
 	PARENT_CA,		/* fd: CA file for text = host, or "" for all (fetcherd) */
 	PARENT_LISTEN,		/* fd: listening socket (control: of control; io: of its device) */
 	PARENT_STATE,		/* fd: attachments file; count: 0 or 1 (control) */
-	PARENT_STORE,		/* fd: the store directory (cached) */
+	PARENT_STORE,		/* fd: the store directory (cached); text: its
+				 * path, "" if that is longer (control) */
 	PARENT_STORE_LOCK,	/* fd: held open as long as cached lives */
 	PARENT_PEER,		/* fd: a new link to `peer`, replacing the old one;
 				 * with PEER_IO, for `device` (cached) */

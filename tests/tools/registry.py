@@ -7,24 +7,36 @@ and, on a second listener, what a registry may lead to: blob storage and a
 token server.  Standard library only.
 
     registry.py FILE --log LOG [--tls-cert C --tls-key K] [--auth basic|bearer]
+        [--index FILE]
+
+--index: the manifest of the one image names it as its chunk index.
 
 prints one JSON object when it listens: registry, other (HOST:PORT), image,
 manifest, erofs, size.  While it runs, on any listener:
 
     GET /_fault?blob=short&manifest=status:500&times=2
                     what is asked for next is answered so, at most so often;
-                    kinds: manifest, blob, token, target (redirected blobs)
+                    kinds: manifest, blob, token, referrers, target (what was
+                    redirected)
     GET /_heal      all is well again; requests that hang end
     GET /_auth?mode=bearer&ttl=60      none, basic, bearer
     GET /_revoke    every token and signed link is void
+    GET /_referrers?mode=api&filter=no
+                    who has which manifest as subject is told by the API (api),
+                    by an index under the tag sha256-HEX (tag), not at all (off)
+    GET /_refer?type=T&to=DIGEST
+                    one more manifest of that artifactType, made up; to: its
+                    subject, else the image's manifest
 
 Faults (ARG behind a colon):
     status:N  retry:SECONDS (429)  unauthorized  garbage  close  hang-head
     full (200 for 206)  short  short-honest  hang  range  total  extra
-    extra-chunked  encoded  flip (wrong bytes)  long-head  huge  no-length
+    extra-chunked  encoded  flip (wrong bytes)  long-head  huge  huge-chunked
+    no-length  part (206 for 200)
     redirect[:USES] (to the other host, the link good for so many uses)
     loop  chain:N  back (from a target to the registry)  private  link-local  mapped  downgrade  user  file
     realm-private  realm-inside  realm-http  bad-token
+    json:TEXT (of an image index)  html (a page for a person)
 LOG gets one JSON line a request: role, method, path, headers, status, sent
 (body bytes), fault."""
 
@@ -43,6 +55,7 @@ import time
 from urllib.parse import parse_qsl, urlsplit
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+INDEX = "application/vnd.oci.image.index.v1+json"
 HANG = 120          # seconds, at most
 PIECE = 1 << 16
 
@@ -59,10 +72,14 @@ class World:
         self.ttl = 60
         self.tokens = {}        # token -> expiry
         self.links = {}         # signature -> uses left or None
+        self.mode = "api"       # of referrers
+        self.filters = True     # the API does
+        self.referring = {}     # subject's digest -> descriptors
         self.file = open(args.file, "rb")
         self.hash = hashlib.sha256()
         while piece := self.file.read(1 << 20):
             self.hash.update(piece)
+        self.index = Blob(args.index) if args.index else None
         self.images = {}        # repo -> Image
         self.image(args.repo)
         self.log = open(args.log, "a", buffering=1)
@@ -91,7 +108,39 @@ class World:
             for image in self.images.values():
                 if image.erofs == digest:
                     return image
+        if self.index and self.index.digest == digest:
+            return self.index
         return None
+
+    def refer(self, type, subject):
+        with self.lock:
+            entries = self.referring.setdefault(subject, [])
+            made_up = "%s %s %d" % (subject, type, sum(
+                e["artifactType"] == type for e in entries))
+            entries.append({
+                "mediaType": MANIFEST, "artifactType": type, "size": 512,
+                "digest": "sha256:" +
+                hashlib.sha256(made_up.encode()).hexdigest()})
+
+    def referrers(self, subject, type=None):
+        with self.lock:
+            return json.dumps({
+                "schemaVersion": 2, "mediaType": INDEX,
+                "manifests": [e for e in self.referring.get(subject, ())
+                              if type in (None, e["artifactType"])]}).encode()
+
+
+class Blob:
+    """A small one."""
+
+    def __init__(self, path):
+        with open(path, "rb") as f:
+            self.data = f.read()
+        self.size = len(self.data)
+        self.digest = "sha256:" + hashlib.sha256(self.data).hexdigest()
+
+    def bytes(self, first, count):
+        return self.data[first:first + count]
 
 
 class Image:
@@ -106,6 +155,8 @@ class Image:
         digest = world.hash.copy()
         digest.update(self.tail)
         self.erofs = "sha256:" + digest.hexdigest()
+        chunks = {"io.shed.rootfs.chunks.digest": world.index.digest} \
+            if world.index and not self.tail else {}
         self.manifest = json.dumps({
             "schemaVersion": 2, "mediaType": MANIFEST,
             "config": {"mediaType": "application/vnd.oci.image.config.v1+json",
@@ -114,7 +165,8 @@ class Image:
             "layers": [],
             "annotations": {"io.shed.schema-version": "1",
                             "io.shed.variant": "base",
-                            "io.shed.rootfs.erofs.digest": self.erofs},
+                            "io.shed.rootfs.erofs.digest": self.erofs,
+                            **chunks},
         }).encode()
         self.manifest_digest = \
             "sha256:" + hashlib.sha256(self.manifest).hexdigest()
@@ -221,6 +273,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
             with w.lock:
                 w.tokens.clear()
                 w.links.clear()
+        elif url.path == "/_referrers":
+            w.mode = query.get("mode", "api")
+            w.filters = query.get("filter", "yes") == "yes"
+        elif url.path == "/_refer":
+            w.refer(query["type"], query.get("to") or
+                    w.image(w.args.repo).manifest_digest)
         self.answer(200, b"ok\n")
 
     # -- what is asked for
@@ -241,6 +299,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         elif part[1] == "v2" and part[-2] == "manifests":
             self.serve("manifest", lambda: self.allowed() and
                        self.manifest(part[-1]))
+        elif part[1] == "v2" and part[-2] == "referrers":
+            self.serve("referrers", lambda: self.allowed() and
+                       self.referrers(part[-1]))
         elif part[1] == "v2" and part[-2] == "blobs":
             self.serve("blob", lambda: self.allowed() and
                        self.blob(part[-1]))
@@ -286,6 +347,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def manifest(self, reference):
         image = self.world.image(self.repo)
+        subject = reference.replace("-", ":", 1)
+        if self.world.mode == "tag" and subject in self.world.referring:
+            data = self.world.referrers(subject)
+            if INDEX not in self.headers.get("Accept", ""):
+                self.answer(406)
+                return
+            self.whole({"Content-Type": INDEX}, len(data),
+                       lambda at, n: data[at:at + n])
+            return
         if reference not in (self.world.args.tag, image.manifest_digest):
             self.answer(404)
             return
@@ -298,6 +368,26 @@ class Handler(http.server.BaseHTTPRequestHandler):
             headers["Content-Encoding"] = "gzip"
         self.whole(headers, len(data), lambda at, n: data[at:at + n])
 
+    def referrers(self, subject):
+        w = self.world
+        if w.mode != "api":
+            self.answer(404)
+            return
+        if INDEX not in self.headers.get("Accept", ""):
+            self.answer(406)
+            return
+        type = dict(parse_qsl(urlsplit(self.path).query)).get("artifactType")
+        headers = {"Content-Type": INDEX}
+        if type and w.filters:
+            headers["OCI-Filters-Applied"] = "artifactType"
+        data = w.referrers(subject, type if w.filters else None)
+        if self.name.startswith("huge"):
+            data = data.ljust(300 * 1024)
+        if self.name == "encoded":
+            headers["Content-Encoding"] = "gzip"
+        self.stream(206 if self.name == "part" else 200, headers, len(data),
+                    lambda at, n: data[at:at + n])
+
     def target(self):
         w = self.world
         sig = dict(parse_qsl(urlsplit(self.path).query)).get("sig", "")
@@ -307,6 +397,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 w.links[sig] = left - 1
         if left == 0:
             self.answer(403, b"expired\n")
+        elif urlsplit(self.path).path.startswith("/target/referrers/"):
+            self.referrers(urlsplit(self.path).path.rsplit("/", 1)[1])
         else:
             self.blob(urlsplit(self.path).path.rsplit("/", 1)[1])
 
@@ -354,7 +446,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             announced = real = length // 2
         elif self.name == "extra":
             announced = real = length + 100
-        elif self.name in ("extra-chunked", "no-length"):
+        elif self.name in ("extra-chunked", "huge-chunked", "no-length"):
             self.chunked(status, headers, length, read)
             return
         self.head(status, headers, announced)
@@ -389,6 +481,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def serve(self, kind, rightly):
         self.name, arg = self.world.fault(kind)
+        self.rightly = rightly
         wrongly = getattr(self, "fault_" + self.name.replace("-", "_"), None)
         if wrongly:
             wrongly(arg)
@@ -428,7 +521,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.path.startswith("/token"):
             self.answer(200, b'{"token": "' + b"x" * 400000 + b'"}')
         else:
-            self.manifest(self.path.rsplit("/", 1)[1])
+            self.rightly()
+
+    def fault_json(self, arg):
+        self.answer(200, arg.encode(), Content_Type=INDEX)
+
+    def fault_html(self, _):
+        self.answer(200, b"<html>please log in</html>",
+                    Content_Type="text/html; charset=utf-8")
 
     def fault_close(self, _):
         self.drop()
@@ -449,9 +549,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         sig = secrets.token_urlsafe(24)
         with w.lock:
             w.links[sig] = int(arg) if arg else -1
+        part = urlsplit(self.path).path.split("/")
         self.redirect("%s://%s/target/%s?sig=%s&secret=query" % (
             "https" if w.args.tls_cert else "http", w.other,
-            urlsplit(self.path).path.rsplit("/", 1)[1], sig))
+            "/".join(part[-2:] if part[-2] == "referrers" else part[-1:]),
+            sig))
 
     def fault_loop(self, _):
         path = urlsplit(self.path)
@@ -519,6 +621,7 @@ def main():
         formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("file")
     p.add_argument("--log", required=True)
+    p.add_argument("--index")
     p.add_argument("--repo", default="test/base")
     p.add_argument("--tag", default="v1")
     p.add_argument("--port", type=int, default=0)
