@@ -28,7 +28,7 @@ POLICY_OS := policy/linux.c policy/linux_landlock.c policy/linux_seccomp.c \
 	policy/linux_try.c
 POLICY_LIBS := $(shell pkg-config --libs libseccomp 2>/dev/null)
 IO_OS := devd/sendfile_linux.c
-CACHED_OS := cached/room_linux.c
+CACHED_OS := cached/disk_linux.c cached/idle_linux.c
 else
 $(error This version builds on Linux only)
 endif
@@ -43,23 +43,33 @@ GEN := $B/gen/ipc/control.pb-c.c $B/gen/ipc/suite.pb-c.c
 SUITE := $(BASE) $(IPC) $(POLICY) $(GEN)
 
 # The programs, each with its files in reading order.
-IMAGE := image/ref.c image/manifest.c
+IMAGE := image/ref.c image/manifest.c image/index.c
 FETCHERD := fetcherd/main.c fetcherd/request.c fetcherd/transfer.c \
-	fetcherd/check.c fetcherd/head.c fetcherd/auth.c fetcherd/secret.c \
-	fetcherd/redirect.c fetcherd/guard.c fetcherd/site.c fetcherd/failure.c
+	fetcherd/check.c fetcherd/head.c fetcherd/referrers.c fetcherd/auth.c \
+	fetcherd/secret.c fetcherd/redirect.c fetcherd/guard.c fetcherd/site.c \
+	fetcherd/failure.c
 CACHED := cached/main.c cached/open.c cached/image.c cached/layout.c \
-	cached/presence.c cached/fill.c cached/fetch.c cached/device.c \
+	cached/file.c cached/catalog.c cached/hold.c cached/room.c cached/gc.c \
+	cached/scrub.c cached/copy.c \
+	cached/presence.c cached/fill.c cached/chunk.c cached/fetch.c cached/device.c \
 	cached/sync.c cached/finish.c cached/work.c cached/status.c \
-	cached/store.c $(CACHED_OS)
+	cached/store.c cached/disk.c $(CACHED_OS)
 DEVD := devd/main.c devd/parent.c devd/places.c devd/spawn.c devd/control.c \
-	devd/attach.c devd/device.c devd/answer.c devd/names.c \
-	devd/attachments.c
+	devd/op.c devd/attach.c devd/store.c devd/device.c devd/answer.c \
+	devd/names.c devd/attachments.c
 DEVD_IO := devd/io_main.c devd/io_core.c devd/io_want.c devd/nbd.c \
 	devd/nbd_handshake.c devd/nbd_reply.c devd/nbd_proto.c $(IO_OS)
-SHEDCTL := shedctl/main.c shedctl/request.c shedctl/client.c \
-	shedctl/progress.c shedctl/show.c shedctl/json.c shedctl/words.c
+SHEDPACK := shedpack/main.c shedpack/index.c image/cut.c shedpack/inspect.c \
+	shedpack/verify.c shedpack/push.c shedpack/artifact.c \
+	shedpack/layout.c shedpack/place.c shedpack/pass.c shedpack/bar.c \
+	shedpack/registry.c shedpack/ask.c shedpack/login.c shedpack/http.c \
+	fetcherd/head.c fetcherd/secret.c fetcherd/redirect.c \
+	fetcherd/guard.c shedctl/progress.c shedctl/show.c shedctl/words.c
+SHEDCTL := shedctl/main.c shedctl/request.c shedctl/store.c shedctl/ask.c \
+	shedctl/client.c shedctl/dest.c shedctl/progress.c shedctl/show.c \
+	shedctl/json.c shedctl/words.c
 
-PROGRAMS := devd devd-io cached fetcherd shedctl
+PROGRAMS := devd devd-io cached fetcherd shedctl shedpack
 
 devd_SRC := $(DEVD) $(SUITE)
 devd-io_SRC := $(DEVD_IO) $(SUITE)
@@ -70,23 +80,68 @@ fetcherd_PKGS := libcurl jansson
 shedctl_SRC := $(SHEDCTL) $(filter-out base/conf.c,$(BASE)) ipc/stream.c \
 	ipc/ipc.c $(GEN)
 shedctl_PKGS := jansson
+shedpack_SRC := $(SHEDPACK) $(IMAGE) $(filter-out base/conf.c,$(BASE)) $(GEN)
+shedpack_PKGS := jansson libcurl libxxhash
 $(foreach p,devd devd-io cached fetcherd,$(eval $p_LIBS := $(POLICY_LIBS) -linih))
+
+# What tests of cached as a whole are made of (tests/store/): a layer over the
+# store's file operations that writes down each, and cached with it; a host that
+# plays all its neighbours.
+DISK := cached/disk.c $(filter cached/disk_%,$(CACHED_OS))
+RECORD := $(foreach f,create open dir write set_size reserve punch copy sync \
+	sync_dir rename unlink rmdir,-Wl,--wrap=disk_$f)
+HOST := tests/store/host.c tests/store/host_fetch.c tests/store/host_io.c \
+	tests/store/registry.c tests/store/replay.c image/cut.c image/index.c \
+	$(IPC) $(BASE) $(GEN)
+bench_SRC := tests/store/bench.c $(HOST) cached/work.c cached/chunk.c \
+	cached/presence.c $(DISK) $(filter cached/idle_%,$(CACHED_OS))
+bench_PKGS := libxxhash
+bench_LIBS := -linih
+cached-recorded_SRC := $(cached_SRC) tests/store/disk_record.c
+cached-recorded_PKGS := $(cached_PKGS)
+cached-recorded_LIBS := $(cached_LIBS) $(RECORD)
+# The same for a guest: a life by chance on a real file system, cut and judged.
+guest_power_SRC := tests/store/guest_power.c tests/store/walk.c \
+	tests/store/logwrites.c $(HOST)
+guest_power_PKGS := libxxhash
+guest_power_LIBS := -linih
+STORE_TESTS := cached-recorded guest_power
 
 # Unit tests: each with the files it is about.  Some include the file under
 # test, others play the neighbours of a whole program.
-UNIT := test_base test_conf test_ref test_manifest test_presence test_names \
-	test_attachments test_stream test_ipc test_policy test_nbd_proto \
+UNIT := test_base test_conf test_ref test_manifest test_index test_cut \
+	test_presence test_catalog test_disk test_replay test_store test_names \
+	test_attachments test_control test_devd test_stream test_ipc test_policy test_nbd_proto \
 	test_io test_fetch_head test_fetch_guard test_fetch_secret \
-	test_fetch_daemon test_shedctl \
+	test_fetch_referrers test_fetch_daemon test_fetch_login test_shedctl \
 	test_shedctl_service
 test_base_SRC := $(BASE)
 test_conf_SRC := $(BASE)
 test_ref_SRC := image/ref.c $(BASE)
 test_manifest_SRC := image/manifest.c $(BASE)
 test_manifest_PKGS := jansson
+test_index_SRC := image/index.c $(BASE)
+test_cut_SRC := image/cut.c $(BASE)
+test_cut_PKGS := libxxhash
 test_presence_SRC := cached/presence.c $(BASE)
+test_catalog_SRC := cached/catalog.c $(BASE)
+test_disk_SRC := $(DISK) $(POLICY) $(BASE)
+test_replay_SRC := $(DISK) tests/store/disk_record.c tests/store/replay.c \
+	$(BASE)
+test_replay_LIBS := $(RECORD)
+test_store_SRC := $(HOST)
+test_store_PKGS := libxxhash
+test_power_SRC := $(HOST)
+test_power_PKGS := libxxhash
+UNIT += test_flips test_mix
+test_flips_SRC := tests/store/harm.c $(HOST)
+test_flips_PKGS := libxxhash
+test_mix_SRC := tests/store/mix.c tests/store/harm.c $(HOST)
+test_mix_PKGS := libxxhash
 test_names_SRC := devd/names.c $(BASE)
 test_attachments_SRC := devd/attachments.c $(BASE)
+test_control_SRC := $(IPC) $(BASE) $(GEN)
+test_devd_SRC := $(IPC) $(BASE) $(GEN)
 test_stream_SRC := ipc/stream.c $(BASE)
 test_ipc_SRC := $(IPC) $(BASE) $(GEN)
 test_policy_SRC := $(POLICY) $(BASE)
@@ -99,8 +154,12 @@ test_fetch_guard_SRC := fetcherd/guard.c fetcherd/redirect.c fetcherd/head.c $(B
 test_fetch_guard_PKGS := libcurl
 test_fetch_secret_SRC := fetcherd/secret.c fetcherd/head.c $(BASE)
 test_fetch_secret_PKGS := libcurl jansson
+test_fetch_referrers_SRC := fetcherd/referrers.c $(BASE)
+test_fetch_referrers_PKGS := jansson
 test_fetch_daemon_SRC := $(IPC) $(BASE) $(GEN)
 test_fetch_daemon_PKGS := jansson
+test_fetch_login_SRC := $(test_fetch_daemon_SRC)
+test_fetch_login_PKGS := jansson
 test_shedctl_SRC := $(filter-out shedctl/main.c,$(shedctl_SRC))
 test_shedctl_PKGS := jansson
 test_shedctl_service_SRC := $(test_shedctl_SRC)
@@ -121,6 +180,8 @@ $(1): $$(call obj,$$($(2)_SRC))
 endef
 $(foreach p,$(PROGRAMS),$(eval $(call program,$B/bin/$p,$p)))
 $(foreach t,$(UNIT),$(eval $(call program,$B/tests/unit/$t,$t)))
+$(foreach t,$(STORE_TESTS),$(eval $(call program,$B/tests/store/$t,$t)))
+$(eval $(call program,$B/tests/store/bench,bench))
 
 $B/gen/ipc/%.pb-c.c $B/gen/ipc/%.pb-c.h: ipc/%.proto
 	@mkdir -p $(@D)
@@ -163,7 +224,7 @@ demo:
 demo-boot:
 	@tests/demo-boot.sh
 
-tests: all $(UNIT:%=$B/tests/unit/%)
+tests: all $(UNIT:%=$B/tests/unit/%) $(STORE_TESTS:%=$B/tests/store/%)
 
 check: tests
 	BUILD=$B tests/run.sh $(T)
@@ -176,21 +237,21 @@ asan tsan:
 	    CFLAGS="-O1 -g -fno-omit-frame-pointer -fPIE $(SANITIZE) \
 	    -DPOLICY_SANITIZER" check T="$(T)"
 
-bench: all
+bench: all $B/tests/store/bench
 	@tests/bench.sh
 
 N ?= 200
 soak: tests
 	BUILD=$B KILLS=$(N) TEST_TIMEOUT=7200 REAL=1 tests/run.sh $(T)
 
-FUZZERS := ipc nbd manifest
+FUZZERS := ipc nbd manifest index http
 SECONDS ?= 60
 fuzz:
 	@tests/fuzz/run.sh $(SECONDS) $(FUZZERS)
 
 HEADERS := $(wildcard */*.h)
 SOURCES := $(wildcard base/*.c ipc/*.c policy/*.c image/*.c fetcherd/*.c \
-	cached/*.c devd/*.c shedctl/*.c)
+	cached/*.c devd/*.c shedctl/*.c shedpack/*.c)
 lint: $B/gen/ipc/control.pb-c.h $B/gen/ipc/suite.pb-c.h
 	@tests/lint.sh $B "$(SOURCES)" "$(HEADERS)"
 
@@ -204,10 +265,11 @@ install: all
 	    $(DESTDIR)$(PREFIX)/share/man/man5 \
 	    $(DESTDIR)$(PREFIX)/share/man/man8 \
 	    $(DESTDIR)$(PREFIX)/lib/sysusers.d
-	install $B/bin/shedctl $(DESTDIR)$(PREFIX)/bin
-	install $(filter-out %/shedctl,$(PROGRAMS:%=$B/bin/%)) \
+	install $B/bin/shedctl $B/bin/shedpack $(DESTDIR)$(PREFIX)/bin
+	install $(filter-out %/shedctl %/shedpack,$(PROGRAMS:%=$B/bin/%)) \
 	    $(DESTDIR)$(PREFIX)/libexec/shedstream
-	install -m 644 docs/shedctl.1 $(DESTDIR)$(PREFIX)/share/man/man1
+	install -m 644 docs/shedctl.1 docs/shedpack.1 \
+	    $(DESTDIR)$(PREFIX)/share/man/man1
 	install -m 644 docs/shedstream.conf.5 $(DESTDIR)$(PREFIX)/share/man/man5
 	install -m 644 docs/devd.8 $(DESTDIR)$(PREFIX)/share/man/man8
 	install -m 644 systemd/shedstream.sysusers \

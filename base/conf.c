@@ -105,6 +105,50 @@ set_size(struct conf *conf, const char *value, void *field)
 }
 
 static int
+set_word(const struct word *words, const char *value, void *field)
+{
+	for (; words->text; words++)
+		if (strcmp(words->text, value) == 0) {
+			*(uint32_t *)field = words->value;
+			return 0;
+		}
+	return -EINVAL;
+}
+
+/* A rate that is never none. */
+static int
+set_rate(struct conf *conf, const char *value, void *field)
+{
+	uint64_t n;
+	int r = set_size(conf, value, &n);
+
+	if (r < 0 || n == 0)
+		return -EINVAL;
+	*(uint64_t *)field = n;
+	return 0;
+}
+
+/* Seconds, by a number and perhaps a unit; never none, nor centuries. */
+static int
+set_time(struct conf *conf, const char *value, void *field)
+{
+	static const struct word units[] = { { "", 1 }, { "s", 1 },
+		{ "m", 60 }, { "h", 60 * 60 }, { "d", 24 * 60 * 60 },
+		{ NULL, 0 } };
+	uint32_t factor;
+	uint64_t n;
+	char *end;
+
+	(void)conf;
+	if (parse_number(value, &end, &n) < 0 ||
+	    set_word(units, end, &factor) < 0 || n == 0 ||
+	    n > UINT32_MAX / factor)
+		return -EINVAL;
+	*(uint64_t *)field = n * factor;
+	return 0;
+}
+
+static int
 set_u32(struct conf *conf, const char *value, void *field)
 {
 	uint64_t n;
@@ -132,17 +176,6 @@ set_min_free(struct conf *conf, const char *value, void *field)
 	}
 	conf->min_free_percent = 0;
 	return set_size(conf, value, field);
-}
-
-static int
-set_word(const struct word *words, const char *value, void *field)
-{
-	for (; words->text; words++)
-		if (strcmp(words->text, value) == 0) {
-			*(uint32_t *)field = words->value;
-			return 0;
-		}
-	return -EINVAL;
 }
 
 /* The numbers are those of control.proto. */
@@ -223,6 +256,8 @@ static const struct key keys[] = {
 	{ "store", "quota", set_size, AT(quota), "bytes, as 20G" },
 	{ "store", "min-free", set_min_free, AT(min_free), "a share as 5%, or bytes as 2G" },
 	{ "store", "scrub", set_bool, AT(scrub), "yes or no" },
+	{ "store", "scrub-rate", set_rate, AT(scrub_rate), "bytes a second, as 16M, and not 0; scrub = no turns it off" },
+	{ "store", "scrub-every", set_time, AT(scrub_every_s), "a time, as 12h or 7d, and not 0; scrub = no turns it off" },
 	{ "trust", "referrers", set_bool, AT(referrers), "yes or no" },
 	{ "trust", "integrity", set_rung, AT(integrity), "chunk, whole, complete or transport" },
 	{ "network", "ca", set_path, AT(ca), "an absolute path" },
@@ -337,6 +372,8 @@ conf_default(void)
 		return NULL;
 	c->min_free_percent = 5;
 	c->scrub = true;
+	c->scrub_rate = 16 << 20;
+	c->scrub_every_s = 7 * 24 * 60 * 60;
 	c->integrity = 3;	/* RUNG_WHOLE */
 	c->outage_delay_s = 60;
 	c->max_devices = 256;

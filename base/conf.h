@@ -31,6 +31,8 @@ struct conf {
 	uint64_t min_free;	/* bytes; used where min_free_percent is 0 */
 	uint32_t min_free_percent;
 	bool scrub;
+	uint64_t scrub_rate;	/* bytes a second, > 0 */
+	uint64_t scrub_every_s;	/* between the starts of two, 1..UINT32_MAX */
 	/* [trust] */
 	bool referrers;
 	uint32_t integrity;	/* CTL(Rung): lowest that attach takes */

@@ -2,9 +2,9 @@
 /*
  * Devices: their maps, and the reads of their workers that wait.
  *
- * A want is one read's missing units.  It is answered when each of them is in
- * the map, or, where the store could not keep it, in a lane of the device's
- * scratch object:
+ * A want is one read's missing units, words of the map.  It is answered when
+ * each of them is in the map, or, where the store could not keep it, in a lane
+ * of the device's scratch object:
  *
  *	begin --all in the map--------------------------> Here
  *	  |                                                ^
@@ -42,7 +42,7 @@ struct want {
 	bool again;		/* the bytes, not the location */
 	bool unkept;		/* some unit needs a lane */
 	uint8_t *in_lane;	/* one byte a unit */
-	struct waiter waiters[];
+	struct waiter waiters[];	/* one an extent, of a unit or more */
 };
 TAILQ_HEAD(wants, want);
 
@@ -51,6 +51,7 @@ struct device {
 	struct device_spec spec;
 	struct layout *layout;
 	struct map *map;
+	struct file *slots[MAP_SLOTS];	/* referenced; NULL: none */
 	struct ipc_link *link;		/* to its worker; NULL while away */
 	struct wants wants, lane_queue, blocked;
 	unsigned n_wants;
@@ -94,35 +95,150 @@ device_find(const char *id)
 static bool
 may_publish(const struct device *dev)
 {
-	return !dev->layout->failed && (dev->spec.rung < CTL_RUNG(WHOLE) ||
+	return !dev->layout->failed && (dev->spec.rung != CTL_RUNG(WHOLE) ||
 	    dev->layout->complete);
 }
 
 static void
-publish(struct device *dev, uint64_t unit)
+send_slot(struct device *dev, uint32_t slot)
 {
-	if (may_publish(dev) && atomic_load(&dev->map->words[unit]) == 0)
-		atomic_store_explicit(&dev->map->words[unit],
-		    map_word(dev->map->slot, unit * dev->spec.unit),
+	Suite__StoreFile m = SUITE__STORE_FILE__INIT;
+	int copy = fd_duplicate(dev->slots[slot]->data_ro);
+
+	if (copy < 0)
+		log_die("duplicate a store file: %s", strerror(-copy));
+	m.slot = slot;
+	ipc_send(dev->link, 0, SUITE_BODY(STORE_FILE), &m, NULL, 0, copy);
+}
+
+/* The slot of a file in a device's map, given now if need be.  -1: none is
+ * left, so that its bytes go through the scratch. */
+static int
+slot_of(struct device *dev, struct file *f)
+{
+	for (uint32_t i = 0; i < MAP_SLOTS; i++) {
+		if (dev->slots[i] == f)
+			return (int)i;
+		if (dev->map->files[i] != 0)
+			continue;
+		f->refs++;
+		dev->slots[i] = f;
+		dev->map->files[i] = f->h.file_id;
+		if (dev->link)
+			send_slot(dev, i);
+		return (int)i;
+	}
+	return -1;
+}
+
+static void
+put_word(struct device *dev, uint64_t unit, uint64_t word)
+{
+	if (atomic_load(&dev->map->words[unit]) == 0)
+		atomic_store_explicit(&dev->map->words[unit], word,
 		    memory_order_release);
 }
 
-void
-device_publish(struct layout *l, uint64_t unit)
+/* Verified bytes, or zeros.  false: they can't be in the map. */
+static bool
+publish(struct device *dev, const struct extent *e)
 {
-	struct device *dev;
+	struct layout *l = dev->layout;
+	uint32_t unit = dev->spec.unit;
+	uint64_t first = e->offset / unit;
+	uint64_t end = (e->offset + e->length - 1) / unit + 1, at = 0;
+	int slot = 0;
 
-	TAILQ_FOREACH(dev, &l->devices, entry)
-		publish(dev, unit);
+	if (!may_publish(dev))
+		return false;
+	if (e->chunk != NO_CHUNK) {
+		struct file *f = layout_place(l, e->chunk).file;
+
+		slot = slot_of(dev, f);
+		if (slot < 0)
+			return false;
+		at = layout_offset(l, e->chunk);
+		file_touch(f, at, e->length);
+	}
+	for (uint64_t u = first; u < end; u++, at += unit)
+		put_word(dev, u, e->chunk == NO_CHUNK ? MAP_ZEROS :
+		    map_word((uint32_t)slot, at));
+	return true;
 }
 
 void
-device_withdraw(struct layout *l, uint64_t unit)
+device_publish(struct layout *l, uint32_t chunk)
 {
+	struct extent home = { layout_home(l, chunk), layout_len(l, chunk),
+		chunk };
 	struct device *dev;
 
 	TAILQ_FOREACH(dev, &l->devices, entry)
-		atomic_store(&dev->map->words[unit], 0);
+		publish(dev, &home);
+}
+
+/* Every word of a device that points into a file. */
+static void
+each_word(struct device *dev, const struct file *f,
+    void (*each)(_Atomic uint64_t *word, uint64_t offset, uint32_t unit,
+    void *arg), void *arg)
+{
+	uint64_t n = map_units(dev->spec.size, dev->spec.unit);
+	uint32_t slot, in;
+	uint64_t offset;
+
+	for (slot = 0; slot < MAP_SLOTS && dev->slots[slot] != f; slot++)
+		;
+	for (uint64_t u = 0; slot < MAP_SLOTS && u < n; u++)
+		if (map_location(atomic_load_explicit(&dev->map->words[u],
+		    memory_order_relaxed), &in, &offset) && in == slot)
+			each(&dev->map->words[u], offset, dev->spec.unit, arg);
+}
+
+static void
+each_device_word(const struct file *f, void (*each)(_Atomic uint64_t *word,
+    uint64_t offset, uint32_t unit, void *arg), void *arg)
+{
+	struct layout *l;
+	struct device *dev;
+
+	TAILQ_FOREACH(l, &layouts, entry)
+		TAILQ_FOREACH(dev, &l->devices, entry)
+			each_word(dev, f, each, arg);
+}
+
+static void
+withdraw(_Atomic uint64_t *word, uint64_t offset, uint32_t unit, void *arg)
+{
+	const uint8_t *blocks = arg;
+
+	for (uint64_t b = offset / MAP_BLOCK; b < (offset + unit) / MAP_BLOCK;
+	    b++)
+		if (blocks[b / 8] & 1 << b % 8)
+			atomic_store(word, 0);
+}
+
+void
+device_withdraw(const struct file *f, uint8_t *blocks)
+{
+	each_device_word(f, withdraw, blocks);
+}
+
+static void
+mark(_Atomic uint64_t *word, uint64_t offset, uint32_t unit, void *arg)
+{
+	uint8_t *blocks = arg;
+
+	(void)word;
+	for (uint64_t b = offset / MAP_BLOCK; b < (offset + unit) / MAP_BLOCK;
+	    b++)
+		blocks[b / 8] |= (uint8_t)(1 << b % 8);
+}
+
+void
+device_mark(const struct file *f, uint8_t *blocks)
+{
+	each_device_word(f, mark, blocks);
 }
 
 /* ---- wants ---- */
@@ -203,11 +319,66 @@ want_block(struct want *want)
 	finish_pull(dev->layout, false);
 }
 
-/* All units are accounted for. */
+/* The bytes of the device that a want is about. */
+static uint64_t
+want_start(const struct want *want)
+{
+	return want->first * want->dev->spec.unit;
+}
+
+static uint64_t
+want_end(const struct want *want)
+{
+	uint64_t end = want_start(want) +
+	    (uint64_t)want->count * want->dev->spec.unit;
+
+	return end < want->dev->spec.size ? end : want->dev->spec.size;
+}
+
+/* The part of an extent that the want is about, as its units. */
+static void
+want_part(const struct want *want, const struct extent *e, uint32_t *first,
+    uint32_t *end)
+{
+	uint32_t unit = want->dev->spec.unit;
+	uint64_t lo = e->offset, hi = e->offset + e->length;
+
+	if (lo < want_start(want))
+		lo = want_start(want);
+	if (hi > want_end(want))
+		hi = want_end(want);
+	*first = (uint32_t)((lo - want_start(want)) / unit);
+	*end = (uint32_t)((hi - 1 - want_start(want)) / unit) + 1;
+}
+
+static bool
+part_in_lane(const struct want *want, const struct extent *e)
+{
+	uint32_t i, end;
+
+	want_part(want, e, &i, &end);
+	while (i < end && want->in_lane[i])
+		i++;
+	return i == end;
+}
+
+/* Is it in the map now?  Published, if it may be. */
+static bool
+in_map(struct want *want, const struct extent *e)
+{
+	struct layout *l = want->dev->layout;
+
+	return (e->chunk == NO_CHUNK ||
+	    layout_state(l, e->chunk) == CHUNK_VERIFIED) &&
+	    publish(want->dev, e);
+}
+
+/* All fills are over. */
 static void
 want_settle(struct want *want)
 {
 	struct device *dev = want->dev;
+	struct extent e;
 
 	if (!may_publish(dev) && !dev->layout->failed) {
 		want_block(want);
@@ -218,29 +389,42 @@ want_settle(struct want *want)
 		TAILQ_INSERT_TAIL(&dev->lane_queue, want, entry);
 		return;
 	}
-	want_answer(want, &dev->wants, 0);
+	/* What was published may have been found bad since. */
+	for (uint64_t at = want_start(want); at < want_end(want) &&
+	    !dev->layout->failed; at = e.offset + e.length) {
+		e = layout_extent(dev->layout, at);
+		if (!part_in_lane(want, &e) && !in_map(want, &e)) {
+			want_begin(want);
+			return;
+		}
+	}
+	want_answer(want, &dev->wants, dev->layout->failed ? EIO : 0);
 }
 
 static void
 want_begin(struct want *want)
 {
 	struct layout *l = want->dev->layout;
+	struct waiter *w = want->waiters;
+	struct extent e;
 
 	want->unkept = false;
 	want->missing = 1;	/* held while beginning */
-	for (uint32_t i = 0; i < want->count; i++) {
-		uint64_t unit = want->first + i;
-		bool here = layout_state(l, unit) == UNIT_VERIFIED;
-
-		if (want->in_lane[i])
+	for (uint64_t at = want_start(want); at < want_end(want);
+	    at = e.offset + e.length) {
+		e = layout_extent(l, at);
+		if (part_in_lane(want, &e))
 			continue;
-		if (here && !want->again) {
-			publish(want->dev, unit);
+		if (!(want->again && e.chunk != NO_CHUNK) && in_map(want, &e))
 			continue;
-		}
+		if (e.chunk == NO_CHUNK)
+			continue;	/* failed: want_settle() says so */
 		want->missing++;
-		want->waiters[i].want = want;
-		fill_want(l, unit, &want->waiters[i], want->again);
+		w->want = want;
+		w->extent = e;
+		/* Here and not in the map: its bytes, then. */
+		fill_want(l, e.chunk, w++, want->again ||
+		    layout_state(l, e.chunk) == CHUNK_VERIFIED);
 	}
 	if (--want->missing == 0)
 		want_settle(want);
@@ -248,22 +432,37 @@ want_begin(struct want *want)
 		fetch_pump();
 }
 
+static void
+lane_copy(struct want *want, const struct extent *e, const uint8_t *buf)
+{
+	struct device *dev = want->dev;
+	uint8_t *lane = dev->scratch + (size_t)want->lane * dev->lane_size;
+	uint64_t start = want_start(want), lo = e->offset, hi;
+	uint32_t first, end;
+
+	want_part(want, e, &first, &end);
+	if (lo < start)
+		lo = start;
+	hi = e->offset + e->length;
+	if (hi > want_end(want))
+		hi = want_end(want);
+	memcpy(lane + (lo - start), buf + (lo - e->offset), hi - lo);
+	memset(want->in_lane + first, 1, end - first);
+}
+
 void
-want_unit_done(struct waiter *w, const uint8_t *buf, size_t len)
+want_extent_done(struct waiter *w, const uint8_t *buf, size_t len)
 {
 	struct want *want = w->want;
 	struct device *dev = want->dev;
-	size_t i = (size_t)(w - want->waiters);
 
-	if (!may_publish(dev))
+	if (!may_publish(dev) || len != w->extent.length)
 		buf = NULL;	/* not verified to the device's rung */
 	if (buf && want->lane < 0 && scratch_make(dev) == 0)
 		want->lane = lane_take(want);
-	if (buf && want->lane >= 0) {
-		memcpy(dev->scratch + (size_t)want->lane * dev->lane_size +
-		    i * dev->spec.unit, buf, len);
-		want->in_lane[i] = 1;
-	} else if (buf)
+	if (buf && want->lane >= 0)
+		lane_copy(want, &w->extent, buf);
+	else if (buf)
 		want->unkept = true;
 	if (--want->missing == 0)
 		want_settle(want);
@@ -322,11 +521,12 @@ on_want(void *owner, struct ipc_link *link, struct ipc_message *msg)
 	const Suite__Want *m = msg->body;
 	struct device *dev = owner;
 	struct layout *l = dev->layout;
+	uint64_t units = map_units(l->size, l->unit);
 	struct want *want;
 
 	(void)link;
-	if (m->count == 0 || m->count > WANT_MAX || m->first >= l->n_units ||
-	    m->count > l->n_units - m->first ||
+	if (m->count == 0 || m->count > WANT_MAX || m->first >= units ||
+	    m->count > units - m->first ||
 	    (uint64_t)m->count * l->unit > NBD_READ_MAX + 2ULL * l->unit ||
 	    dev->n_wants >= WANTS_MAX) {
 		worker_broken(dev);
@@ -412,7 +612,7 @@ device_needs_whole(const struct layout *l)
 	const struct device *dev;
 
 	TAILQ_FOREACH(dev, &l->devices, entry)
-		if (dev->spec.rung >= CTL_RUNG(WHOLE) || l->plain)
+		if (dev->spec.rung == CTL_RUNG(WHOLE) || l->plain)
 			return true;
 	return false;
 }
@@ -423,7 +623,7 @@ device_stalled(struct layout *l, const char *why)
 	if (l->stalled || l->waiting == 0)
 		return;
 	l->stalled = true;
-	notice("stalled", &l->blob, "%llu reads wait for %s/%s: %s",
+	notice("stalled", l, "%llu reads wait for %s/%s: %s",
 	    (unsigned long long)l->waiting, l->host, l->repo, why);
 }
 
@@ -433,7 +633,7 @@ device_recovered(struct layout *l)
 	if (!l->stalled)
 		return;
 	l->stalled = false;
-	notice("recovered", &l->blob, "%s/%s answers again", l->host,
+	notice("recovered", l, "%s/%s answers again", l->host,
 	    l->repo);
 	tick_soon();
 }
@@ -473,37 +673,76 @@ device_tick(void)
 
 /* ---- a device's life ---- */
 
+/* The own chunk that a word of a former cached speaks of; NO_CHUNK: none that
+ * is unknown here. */
+static uint32_t
+word_chunk(struct device *dev, uint64_t unit)
+{
+	struct layout *l = dev->layout;
+	uint64_t offset, at = unit * dev->spec.unit;
+	struct extent e;
+	uint32_t slot;
+
+	if (!map_location(atomic_load(&dev->map->words[unit]), &slot,
+	    &offset) || slot >= MAP_SLOTS || dev->slots[slot] != l->file)
+		return NO_CHUNK;
+	e = layout_extent(l, at);
+	if (e.chunk == NO_CHUNK || offset != layout_home(l, e.chunk) +
+	    (at - e.offset) || layout_state(l, e.chunk) != CHUNK_ABSENT)
+		return NO_CHUNK;
+	return e.chunk;
+}
+
 void
 device_adopt_more(struct layout *l)
 {
+	uint64_t n = map_units(l->size, l->unit);
 	struct device *dev;
 
 	TAILQ_FOREACH(dev, &l->devices, entry)
-		while (dev->adopt_next < l->n_units) {
-			uint64_t unit = dev->adopt_next++;
+		while (dev->adopt_next < n) {
+			uint32_t chunk = word_chunk(dev, dev->adopt_next++);
 
-			if (atomic_load(&dev->map->words[unit]) == 0 ||
-			    layout_state(l, unit) != UNIT_ABSENT)
+			if (chunk == NO_CHUNK)
 				continue;
-			layout_set(l, unit, UNIT_RECORDED);
-			if (fill_adopt(l, unit) > 0)
+			l->file->spots[chunk] = (struct spot){ (uint32_t)
+			    (layout_home(l, chunk) / MAP_BLOCK),
+			    layout_len(l, chunk) };
+			file_set(l->file, chunk, CHUNK_RECORDED);
+			if (fill_adopt(l, chunk) > 0)
 				return;	/* one at a time; its end comes here */
 		}
 }
 
-/* Words that speak of another file than the layout's mean nothing now.  The
- * file gets a slot of its own, so that no read takes the one for the other. */
+/* The files that the words of a former cached point into.  Words that speak of
+ * one that is not in the store any more mean nothing now. */
 static void
 map_claim(struct device *dev)
 {
 	struct map *map = dev->map;
+	uint64_t n = map_units(dev->spec.size, dev->spec.unit), offset;
+	uint32_t slot;
 
-	if (map->file_id == dev->layout->file_id)
-		return;
-	for (uint64_t unit = 0; unit < dev->layout->n_units; unit++)
-		atomic_store(&map->words[unit], 0);
-	map->slot = (map->slot + 1) % MAP_SLOTS;
-	map->file_id = dev->layout->file_id;
+	for (slot = 0; slot < MAP_SLOTS && map->files[slot] != 0; slot++) {
+		struct file *f = file_by_id(map->files[slot]);
+
+		if (f && file_hold(f) == 0)
+			dev->slots[slot] = f;
+	}
+	for (uint64_t u = 0; map->files[0] != 0 && u < n; u++)
+		if (map_location(atomic_load(&map->words[u]), &slot,
+		    &offset) && (slot >= MAP_SLOTS || !dev->slots[slot] ||
+		    offset >= dev->slots[slot]->h.size))
+			atomic_store(&map->words[u], 0);
+}
+
+/* Its reads wait: unknown means in use, never means zeros. */
+static void
+cannot_serve(const struct device_spec *spec, int r)
+{
+	log_err("device %s can't be served: %s; mend the store, or detach it "
+	    "and attach it again", spec->name, r == -ENOKEY ?
+	    "its index on disk is damaged" : strerror(-r));
 }
 
 void
@@ -511,6 +750,9 @@ device_add(const struct device_spec *spec, int mapfd)
 {
 	_cleanup_close_ int fd = mapfd;
 	struct image *image = image_by_manifest(&spec->image);
+	struct layout_spec want = { .key = spec->layout, .blob = spec->blob,
+		.size = spec->size, .host = image ? image->host : "",
+		.repo = image ? image->repo : "" };
 	struct device *dev = device_find(spec->id);
 	void *p = NULL;
 	int r;
@@ -526,16 +768,16 @@ device_add(const struct device_spec *spec, int mapfd)
 	TAILQ_INIT(&dev->wants);
 	TAILQ_INIT(&dev->lane_queue);
 	TAILQ_INIT(&dev->blocked);
-	r = spec->unit == UNIT_SIZE ? shm_map(fd, map_size(spec->size,
-	    spec->unit), true, &p) : -EINVAL;
+	r = spec->unit == UNIT_SIZE || spec->unit == MAP_BLOCK ?
+	    shm_map(fd, map_size(spec->size, spec->unit), true, &p) : -EINVAL;
 	if (r == 0)
-		r = layout_get(&spec->blob, spec->size,
-		    image ? image->host : "", image ? image->repo : "",
-		    &dev->layout);
+		r = layout_get(&want, &dev->layout);
+	if (r == 0 && dev->layout->unit != spec->unit) {
+		layout_put(dev->layout);
+		r = -EINVAL;
+	}
 	if (r < 0) {
-		/* Its reads wait: unknown means in use, never means zeros. */
-		notice("stalled", &spec->blob, "device %s can't be served: %s; "
-		    "mend the store and restart", spec->name, strerror(-r));
+		cannot_serve(spec, r);
 		if (p)
 			munmap(p, map_size(spec->size, spec->unit));
 		free(dev);
@@ -579,8 +821,6 @@ void
 device_link(const struct device_spec *spec, int fd)
 {
 	struct device *dev = device_find(spec->id);
-	Suite__StoreFile m = SUITE__STORE_FILE__INIT;
-	int copy;
 
 	if (!dev) {
 		fd_close(fd);
@@ -590,11 +830,33 @@ device_link(const struct device_spec *spec, int fd)
 	dev->link = ipc_new(loop, fd, &io_table, PEER_IO, dev);
 	if (!dev->link)
 		log_die("no memory for a link");
-	copy = fd_duplicate(dev->layout->data_ro);
-	if (copy < 0)
-		log_die("duplicate a store file: %s", strerror(-copy));
-	m.slot = dev->map->slot;
-	ipc_send(dev->link, 0, SUITE_BODY(STORE_FILE), &m, NULL, 0, copy);
+	for (uint32_t i = 0; i < MAP_SLOTS; i++)
+		if (dev->slots[i])
+			send_slot(dev, i);
+}
+
+/* What it could read without a word to us was of use until now. */
+static void
+map_touch(struct device *dev)
+{
+	uint64_t n = map_units(dev->spec.size, dev->spec.unit), offset;
+	uint32_t slot;
+
+	for (uint64_t u = 0; u < n; u++)
+		if (map_location(atomic_load(&dev->map->words[u]), &slot,
+		    &offset) && slot < MAP_SLOTS && dev->slots[slot])
+			file_touch(dev->slots[slot], offset, 1);
+}
+
+void
+device_touch_all(void)
+{
+	struct layout *l;
+	struct device *dev;
+
+	TAILQ_FOREACH(l, &layouts, entry)
+		TAILQ_FOREACH(dev, &l->devices, entry)
+			map_touch(dev);
 }
 
 void
@@ -605,7 +867,10 @@ device_gone(const struct device_spec *spec)
 	if (!dev)
 		return;
 	link_drop(dev);
+	map_touch(dev);
 	munmap(dev->map, map_size(dev->spec.size, dev->spec.unit));
+	for (uint32_t i = 0; i < MAP_SLOTS; i++)
+		file_put(dev->slots[i]);
 	TAILQ_REMOVE(&dev->layout->devices, dev, entry);
 	layout_put(dev->layout);
 	free(dev);

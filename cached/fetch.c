@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * Transfers: which range is asked for next, and when again after a failure.
- * A transfer is one Range request for a run of units; fetcherd makes one
+ * A transfer is one Range request for chunks that lie behind each other in a
+ * blob; fetcherd makes one
  * attempt at it, and here it is decided whether and when there is another:
  *
  *	host UP --failure--> DOWN(wait) --due--> PROBE(one request) --ok--> UP
@@ -14,7 +15,6 @@
  */
 #include <assert.h>
 #include <errno.h>
-#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -26,9 +26,10 @@
 
 #define DEMAND_TRANSFERS 8	/* at once */
 #define BACKGROUND_TRANSFERS 2	/* one on the wire, one behind it */
-#define DEMAND_RUN	64	/* units of one request: a largest read */
-#define BACKGROUND_RUN	16	/* 1 MiB: what a demand read may wait behind */
-#define KEEPING_MAX	64	/* units received, not yet written: then fetcherd waits */
+#define DEMAND_RUN	(4 * 1024 * 1024) /* bytes of one request: a largest read */
+#define BACKGROUND_RUN	(1024 * 1024)	/* what a demand read may wait behind */
+#define RUN_CHUNKS	1024	/* of one request */
+#define KEEPING_MAX	64	/* chunks received, not yet written: then fetcherd waits */
 #define KEEPING_LOW	32
 #define RETRY_FIRST_MS	250
 #define RETRY_MAX_MS	10000
@@ -47,8 +48,10 @@ struct transfer {
 	uint64_t id;
 	struct layout *layout;
 	struct host *host;
-	uint64_t first, count, next;
+	uint32_t first, count, next;	/* chunks */
+	uint64_t length;	/* bytes, in the blob */
 	bool background, plain;
+	bool fresh;		/* by a connection that gave no wrong bytes */
 };
 
 static TAILQ_HEAD(, host) hosts = TAILQ_HEAD_INITIALIZER(hosts);
@@ -147,7 +150,7 @@ host_ready(struct host *h)
 	return h->in_flight == 0;
 }
 
-/* A unit whose bytes were wrong is not asked for again at once. */
+/* A chunk whose bytes were wrong is not asked for again at once. */
 static bool
 fill_ready(const struct fill *f)
 {
@@ -179,30 +182,86 @@ fetch_unqueue(struct fill *f)
 
 /* ---- starting ---- */
 
+/* Where a chunk's stored bytes are. */
+struct stored {
+	struct digest blob;
+	uint64_t blob_size, offset;
+	uint32_t length;
+};
+
+static struct stored
+stored_at(const struct layout *l, uint32_t chunk)
+{
+	struct stored s = { .blob = l->blob, .blob_size = l->size };
+	struct index_chunk c;
+	struct index_blob b;
+
+	if (!l->indexed) {
+		s.offset = layout_home(l, chunk);
+		s.length = layout_len(l, chunk);
+		return s;
+	}
+	c = index_chunk(&l->index, chunk);
+	b = index_blob(&l->index, c.blob);
+	return (struct stored){ b.digest, b.size, c.offset, c.stored };
+}
+
+/* Does the next chunk come right behind what t asks for, and does it fit? */
+static bool
+goes_on(const struct transfer *t, uint32_t chunk, uint64_t most)
+{
+	struct stored first, next;
+
+	if (chunk >= t->layout->n_chunks || t->count == RUN_CHUNKS)
+		return false;
+	if (t->count == 0)
+		return true;
+	first = stored_at(t->layout, t->first);
+	next = stored_at(t->layout, chunk);
+	return digest_equal(&first.blob, &next.blob) &&
+	    next.offset == first.offset + t->length &&
+	    t->length + next.length <= most;
+}
+
+static void
+add_chunk(struct transfer *t)
+{
+	t->length += stored_at(t->layout, t->first + t->count++).length;
+}
+
 static void
 transfer_send(struct transfer *t)
 {
 	struct layout *l = t->layout;
-	struct digest_text blob = digest_to_text(&l->blob);
+	struct stored at = stored_at(l, t->first);
+	struct digest_text blob = digest_to_text(&at.blob);
 	Suite__Source source = SUITE__SOURCE__INIT;
 	Suite__Fetch m = SUITE__FETCH__INIT;
-	uint64_t end = (t->first + t->count) * l->unit;
+	uint32_t pieces[RUN_CHUNKS];
 
 	source.host = l->host;
 	source.repo = l->repo;
 	m.source = &source;
 	m.digest = blob.text;
-	m.offset = t->first * l->unit;
-	m.length = (end < l->size ? end : l->size) - m.offset;
-	m.size = l->size;
-	m.unit = l->unit;
+	m.offset = at.offset;
+	m.length = t->plain ? l->size : t->length;
+	m.size = at.blob_size;
 	m.plain = t->plain;
 	m.background = t->background;
+	m.fresh = t->fresh;
+	if (t->plain)
+		m.unit = UNIT_SIZE;
+	else {
+		for (uint32_t i = 0; i < t->count; i++)
+			pieces[i] = stored_at(l, t->first + i).length;
+		m.pieces = pieces;
+		m.n_pieces = t->count;
+	}
 	ipc_send(fetcherd_link, t->id, SUITE_BODY(FETCH), &m, NULL, 0, -1);
 }
 
 static struct transfer *
-transfer_new(struct layout *l, uint64_t first, bool background)
+transfer_new(struct layout *l, uint32_t first, bool background)
 {
 	struct transfer *t = calloc(1, sizeof(*t));
 
@@ -239,9 +298,10 @@ static void
 start_demand(struct fill *f)
 {
 	struct layout *l = f->layout;
-	struct transfer *t = transfer_new(l, f->unit, false);
+	struct transfer *t = transfer_new(l, f->chunk, false);
 
-	while (t->count < DEMAND_RUN && t->first + t->count < l->n_units) {
+	t->fresh = f->distrust > 0;
+	while (goes_on(t, t->first + t->count, DEMAND_RUN)) {
 		struct fill *g = l->fills[t->first + t->count];
 
 		if (!g || !g->queued || !fill_ready(g))
@@ -249,31 +309,39 @@ start_demand(struct fill *f)
 		fetch_unqueue(g);
 		g->state = FILL_FETCH;
 		g->transfer = t;
-		t->count++;
+		add_chunk(t);
 	}
 	transfer_send(t);
 }
 
 static void
-start_background(struct layout *l, uint64_t unit)
+start_background(struct layout *l, uint32_t chunk)
 {
 	struct transfer *t;
 
+	if (layout_state(l, chunk) != CHUNK_ABSENT) {
+		l->pull_next = chunk + 1;
+		fill_move(l, chunk);
+		return;
+	}
+	if (layout_lookup(l, chunk))	/* somebody else has fetched it */
+		return;
 	if (l->plain) {		/* all of it, in one plain GET */
 		t = transfer_new(l, 0, true);
 		t->plain = l->plain_sent = true;
-		t->count = l->n_units;
-		l->pull_next = l->n_units;
+		t->count = l->n_chunks;
+		l->pull_next = l->n_chunks;
 		transfer_send(t);
 		return;
 	}
-	t = transfer_new(l, unit, true);
-	while (t->count < BACKGROUND_RUN && unit < l->n_units &&
-	    layout_state(l, unit) == UNIT_ABSENT && !l->fills[unit]) {
-		fill_background(l, unit++, t);
-		t->count++;
+	t = transfer_new(l, chunk, true);
+	while (goes_on(t, chunk, BACKGROUND_RUN) &&
+	    layout_state(l, chunk) == CHUNK_ABSENT && !l->fills[chunk] &&
+	    finish_wants(l, chunk)) {
+		fill_background(l, chunk++, t);
+		add_chunk(t);
 	}
-	l->pull_next = unit;
+	l->pull_next = chunk;
 	transfer_send(t);
 }
 
@@ -294,7 +362,7 @@ fetch_pump(void)
 {
 	struct fill *f, *next;
 	struct layout *l;
-	uint64_t unit;
+	uint32_t chunk;
 
 	if (!fetcherd_link || atomic_load(&work_stopping))
 		return;
@@ -313,9 +381,8 @@ again:
 	}
 	TAILQ_FOREACH(l, &layouts, entry)
 		while (in_flight[1] < BACKGROUND_TRANSFERS &&
-		    l->pulling && host_ready(host_get(l->host)) &&
-		    finish_next(l, &unit))
-			start_background(l, unit);
+		    host_ready(host_get(l->host)) && finish_next(l, &chunk))
+			start_background(l, chunk);
 }
 
 /* ---- answers ---- */
@@ -332,8 +399,8 @@ transfer_find(uint64_t id)
 }
 
 /* fetcherd does not keep to the protocol: its parent ends it. */
-static void
-fetcherd_broken(void)
+void
+fetch_broken(void)
 {
 	struct parent_msg msg = { .type = CHILD_BROKEN,
 		.peer = PEER_FETCHERD };
@@ -349,21 +416,25 @@ on_data(void *owner, struct ipc_link *link, struct ipc_message *msg)
 	const Suite__Data *data = msg->body;
 	struct transfer *t = transfer_find(msg->id);
 	struct layout *l;
+	struct stored want;
 	struct fill *f;
 
 	(void)owner;
 	(void)link;
-	if (!t)
-		return;		/* of a transfer that was given up */
+	if (!t) {
+		open_data(msg);		/* else of one that was given up */
+		return;
+	}
 	l = t->layout;
-	if (t->next >= t->first + t->count ||
-	    data->offset != t->next * l->unit ||
-	    msg->raw_len != layout_unit_len(l, t->next)) {
-		fetcherd_broken();
+	if (t->next < t->first + t->count)
+		want = stored_at(l, t->next);
+	if (t->next >= t->first + t->count || data->offset != want.offset ||
+	    msg->raw_len != want.length) {
+		fetch_broken();
 		return;
 	}
 	f = l->fills[t->next];
-	if (t->plain && !f && layout_state(l, t->next) == UNIT_ABSENT)
+	if (t->plain && !f && layout_state(l, t->next) == CHUNK_ABSENT)
 		f = fill_background(l, t->next, t);
 	else if (t->plain && f && f->state == FILL_QUEUED) {
 		fetch_unqueue(f);
@@ -381,8 +452,8 @@ transfer_requeue(struct transfer *t)
 {
 	struct layout *l = t->layout;
 
-	for (uint64_t u = t->next; u < t->first + t->count; u++) {
-		struct fill *f = l->fills[u];
+	for (uint32_t c = t->next; c < t->first + t->count; c++) {
+		struct fill *f = l->fills[c];
 
 		if (f && f->transfer == t)
 			fill_requeue(f);
@@ -396,15 +467,15 @@ transfer_failed(struct transfer *t, const Suite__FetchDone *done)
 {
 	struct layout *l = t->layout;
 
-	l->counts.requests_failed++;
+	l->file->counts.requests_failed++;
 	snprintf(l->last_error, sizeof(l->last_error), "%s", done->text);
-	log_warn("%s/%s units %" PRIu64 "+%" PRIu64 ": %s", l->host, l->repo,
-	    t->next, t->first + t->count - t->next, done->text);
+	log_warn("%s/%s chunks %u+%u: %s", l->host, l->repo, t->next,
+	    t->first + t->count - t->next, done->text);
 	host_failed(t->host, done->retry_after_s);
 	/* Whole only where that was asked for, now or when it was attached. */
 	if (done->code == CTL_CODE(RANGE_UNSUPPORTED) && !t->plain &&
-	    (l->plain || t->background)) {
-		notice("state", &l->blob, "%s does not serve byte ranges: "
+	    !l->indexed && (l->plain || t->background)) {
+		notice("state", l, "%s does not serve byte ranges: "
 		    "pulling %s/%s whole", l->host, l->host, l->repo);
 		finish_pull(l, true);
 		return;
@@ -432,15 +503,15 @@ on_fetch_done(void *owner, struct ipc_link *link, struct ipc_message *msg)
 	l = t->layout;
 	l->refs++;
 	whole = t->next == t->first + t->count;
-	l->counts.requests_sent += done->requests;
-	l->counts.bytes_fetched += done->body_bytes;
+	l->file->counts.requests_sent += done->requests;
+	l->file->counts.bytes_fetched += done->body_bytes;
 	if (done->code == CTL_CODE(OK) && !whole)
-		fetcherd_broken();	/* requeues t */
+		fetch_broken();	/* requeues t */
 	else {
 		if (done->code == CTL_CODE(OK))
 			t->host->failures = 0;
 		else {
-			l->counts.requests_retried++;
+			l->file->counts.requests_retried++;
 			transfer_failed(t, done);
 		}
 		transfer_requeue(t);
@@ -455,7 +526,7 @@ fetch_distrust(struct fill *f, const char *why)
 {
 	struct layout *l = f->layout;
 
-	l->counts.requests_failed++;
+	l->file->counts.requests_failed++;
 	snprintf(l->last_error, sizeof(l->last_error), "%s", why);
 	if (TAILQ_EMPTY(&f->waiters))	/* the pull comes by again */
 		host_failed(host_get(l->host), 0);
@@ -478,7 +549,7 @@ fetch_link_down(void)
 
 	ipc_free(take_ptr(fetcherd_link));
 	while ((t = TAILQ_FIRST(&transfers))) {
-		t->layout->counts.requests_retried++;
+		t->layout->file->counts.requests_retried++;
 		transfer_requeue(t);
 		transfer_free(t);
 	}

@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * A fill: one unit on its way to being verified and published.  However many
- * wait for a unit there is one fill, and it outlives its first waiter.
+ * A fill: one chunk on its way to being verified and published.  However many
+ * wait for a chunk of a layout there is one fill, and it outlives its first
+ * waiter.
  *
  *	on disk:  CHECK --hash fits--> done
- *	            | no
- *	absent:   QUEUED --transfer--> FETCH --bytes--> KEEP --written--> done
- *	            ^                    |               |  |
- *	            +----transfer failed-+---wrong hash--+  +-no room: the
- *	                                                      waiters get the
- *	                                                      bytes, nothing
- *	                                                      is published
+ *	            | no: dropped; is it elsewhere?  then CHECK there
+ *	absent:   QUEUED --transfer--> FETCH --bytes--> ROOM --> KEEP --> done
+ *	            ^                    |               |       |  |
+ *	            +----transfer failed-+               |       |  +- full disk
+ *	            +--------------------------wrong hash|-------+     |
+ *	                                                 +-- no room --+-> the
+ *	                                        waiters get the bytes, nothing
+ *	                                        is published
  */
 #include <assert.h>
 #include <errno.h>
@@ -23,28 +25,32 @@
 #include "base/own.h"
 #include "cached/cached.h"
 
-#define CHECKS_MAX	32	/* buffers of one unit each; two threads hash */
+#define CHECKS_MAX	32	/* buffers of one chunk each; two threads hash */
 #define NO_ROOM_LOG_MS	60000
 
-static TAILQ_HEAD(, fill) checks = TAILQ_HEAD_INITIALIZER(checks);
+TAILQ_HEAD(fills, fill);
+static struct fills checks = TAILQ_HEAD_INITIALIZER(checks);
+static struct fills roomless = TAILQ_HEAD_INITIALIZER(roomless);
 static unsigned checks_running;
 static size_t keeping;
 
 static void check_pump(void);
+static void keep(struct fill *f, unsigned flags);
+static void fill_check(struct fill *f);
 
 static struct fill *
-fill_new(struct layout *l, uint64_t unit)
+fill_new(struct layout *l, uint32_t chunk)
 {
 	struct fill *f;
 
-	assert(!l->fills[unit]);
+	assert(!l->fills[chunk]);
 	f = calloc(1, sizeof(*f));
 	if (!f)
 		log_die("no memory for a fill");
 	f->layout = l;
-	f->unit = unit;
+	f->chunk = chunk;
 	TAILQ_INIT(&f->waiters);
-	l->fills[unit] = f;
+	l->fills[chunk] = f;
 	l->n_fills++;
 	l->refs++;
 	return f;
@@ -57,12 +63,17 @@ fill_free(struct fill *f)
 
 	fetch_unqueue(f);
 	free(f->job.buf);
-	if (layout_state(l, f->unit) == UNIT_ABSENT && f->unit < l->pull_next &&
-	    !f->refused)
-		l->pull_next = f->unit;	/* a pull wants it still */
-	l->fills[f->unit] = NULL;
+	if (layout_state(l, f->chunk) == CHUNK_ABSENT &&
+	    f->chunk < l->pull_next && !f->refused)
+		l->pull_next = f->chunk;	/* a pull wants it still */
+	l->fills[f->chunk] = NULL;
 	l->n_fills--;
+	if (layout_state(l, f->chunk) != CHUNK_ABSENT)
+		finish_mended(l, f->chunk);
+	if (f->imported)
+		f->imported(f->import_arg, f->import_result);
 	free(f);
+	finish_move(l);
 	finish_check(l);
 	layout_put(l);
 }
@@ -78,7 +89,7 @@ fill_finish(struct fill *f, bool unkept)
 	while ((w = TAILQ_FIRST(&f->waiters))) {
 		TAILQ_REMOVE(&f->waiters, w, entry);
 		w->fill = NULL;
-		want_unit_done(w, unkept || f->for_lane ? f->job.buf : NULL,
+		want_extent_done(w, unkept || f->for_lane ? f->job.buf : NULL,
 		    f->job.len);
 	}
 	if (f->adopt)
@@ -97,6 +108,16 @@ fill_queue(struct fill *f)
 		fetch_queue(f);
 }
 
+/* It has to come from the network, unless another file has it by now. */
+static void
+fill_fetch(struct fill *f)
+{
+	if (layout_lookup(f->layout, f->chunk))
+		fill_check(f);
+	else
+		fill_queue(f);
+}
+
 /* ---- CHECK ---- */
 
 /* What the disk had is not what was received: it was never there. */
@@ -105,28 +126,77 @@ check_failed(struct fill *f)
 {
 	struct layout *l = f->layout;
 
-	notice("state", &l->blob, "unit %" PRIu64 " on disk is damaged (%s): "
-	    "fetching it again", f->unit, f->job.result == -EBADMSG ?
-	    "wrong digest" : strerror(-f->job.result));
-	device_withdraw(l, f->unit);
-	layout_set(l, f->unit, UNIT_ABSENT);
-	if (l->complete)
-		layout_revoke(l);
+	notice("state", l, "chunk %u on disk is damaged (%s): fetching it "
+	    "again", f->chunk, f->job.job.result == -EBADMSG ?
+	    "wrong digest" : strerror(-f->job.job.result));
+	f->place.file->damaged++;
+	file_drop(f->place.file, f->place.chunk);
 	/* Of a blob that was whole once, what comes must be what was proven. */
-	if (!l->proven)
+	if (!l->proven && !l->indexed)
 		f->job.has_expected = false;
 	free(take_ptr(f->job.buf));
 	l->refs++;
 	if (TAILQ_EMPTY(&f->waiters)) {
 		bool adopt = f->adopt;
+		uint32_t chunk = f->chunk;
 
 		fill_free(f);
-		finish_pull(l, l->plain);
+		finish_mend(l, chunk);
 		if (adopt)
 			device_adopt_more(l);
 	} else {
 		f->demand = true;
-		fill_queue(f);
+		fill_fetch(f);
+	}
+	fetch_pump();
+	layout_put(l);
+}
+
+/* It fits its place: noted there, if nobody had; or copied to the layout's own
+ * file, if everything must lie there. */
+static void
+check_passed(struct fill *f)
+{
+	struct place p = f->place;
+	struct presence_record r = { .sum = f->job.digest,
+		.offset = f->job.offset, .length = (uint32_t)f->job.len };
+
+	if (f->adopt && !(p.file->state[p.chunk] & CHUNK_DURABLE) &&
+	    !sync_find(p.file, p.chunk)) {
+		catalog_add(&r.sum, p.file, p.chunk);
+		sync_note(p.file, p.chunk, &r);
+	}
+	file_set(p.file, p.chunk, (p.file->state[p.chunk] & ~CHUNK_STATE) |
+	    CHUNK_VERIFIED);
+	device_publish(f->layout, f->chunk);
+	if (f->layout->own && p.file != f->layout->file &&
+	    TAILQ_EMPTY(&f->waiters)) {
+		layout_place_own(f->layout, f->chunk);
+		keeping++;
+		keep(f, 0);
+		return;
+	}
+	fill_finish(f, false);
+}
+
+/* Its place changed while it was read. */
+static void
+check_again(struct fill *f)
+{
+	struct layout *l = f->layout;
+	bool adopt = f->adopt;
+
+	free(take_ptr(f->job.buf));
+	l->refs++;
+	if (layout_state(l, f->chunk) != CHUNK_ABSENT)
+		fill_check(f);
+	else if (!TAILQ_EMPTY(&f->waiters)) {
+		f->demand = true;
+		fill_fetch(f);
+	} else {
+		fill_free(f);
+		if (adopt)
+			device_adopt_more(l);
 	}
 	fetch_pump();
 	layout_put(l);
@@ -136,23 +206,23 @@ static void
 check_done(struct job *job)
 {
 	struct fill *f = job->owner;
-	struct layout *l = f->layout;
+	struct place p = f->place;
+	enum chunk_state now = file_state(p.file, p.chunk);
 
 	f->checking = false;
 	checks_running--;
-	check_pump();
-	if (job->result == 0 && !f->adopt && !job->has_expected)
+	if (job->result == 0 && !f->adopt && !f->job.has_expected)
 		job->result = -EBADMSG;	/* its record is gone */
-	if (job->result < 0) {
+	/* Dropped meanwhile, or dropped and mended: look again. */
+	if (now == CHUNK_ABSENT ||
+	    (job->result < 0 && now == CHUNK_VERIFIED && f->was != now))
+		check_again(f);
+	else if (job->result < 0)
 		check_failed(f);
-		return;
-	}
-	if (!(l->units[f->unit] & UNIT_DURABLE) && f->adopt)
-		sync_note(l, f->unit, &job->digest);
-	layout_set(l, f->unit, (l->units[f->unit] & ~UNIT_STATE) |
-	    UNIT_VERIFIED);
-	device_publish(l, f->unit);
-	fill_finish(f, false);
+	else
+		check_passed(f);
+	file_put(p.file);
+	check_pump();
 }
 
 static void
@@ -162,22 +232,24 @@ check_pump(void)
 
 	while (checks_running < CHECKS_MAX && (f = TAILQ_FIRST(&checks))) {
 		struct layout *l = f->layout;
-		struct job *job = &f->job;
+		struct chunk_job *c = &f->job;
 
 		TAILQ_REMOVE(&checks, f, entry);
-		job->kind = JOB_CHECK;
-		job->done = check_done;
-		job->owner = f;
-		job->fd = l->data_ro;
-		job->offset = f->unit * l->unit;
-		job->len = layout_unit_len(l, f->unit);
-		job->has_expected = layout_digest(l, f->unit, &job->expected);
-		job->buf = malloc(job->len);
-		if (!job->buf)
-			log_die("no memory to check a unit");
+		f->place = layout_place(l, f->chunk);
+		f->place.file->refs++;
+		f->was = layout_state(l, f->chunk);
+		c->job = (struct job){ .lane = WORK_HASH, .run = chunk_check,
+			.done = check_done, .owner = f };
+		c->fd = f->place.file->data_ro;
+		c->offset = layout_offset(l, f->chunk);
+		c->len = layout_len(l, f->chunk);
+		c->has_expected = layout_digest(l, f->chunk, &c->expected);
+		c->buf = malloc(c->len);
+		if (!c->buf)
+			log_die("no memory to check a chunk");
 		f->checking = true;
 		checks_running++;
-		work_submit(job);
+		work_submit(&c->job);
 	}
 }
 
@@ -192,34 +264,34 @@ fill_check(struct fill *f)
 /* ---- wanting ---- */
 
 void
-fill_want(struct layout *l, uint64_t unit, struct waiter *waiter,
+fill_want(struct layout *l, uint32_t chunk, struct waiter *waiter,
     bool for_lane)
 {
-	struct fill *f = l->fills[unit];
+	struct fill *f = l->fills[chunk];
 	bool is_new = !f;
 
 	if (!f)
-		f = fill_new(l, unit);
+		f = fill_new(l, chunk);
 	f->for_lane |= for_lane;
 	waiter->fill = f;
 	TAILQ_INSERT_TAIL(&f->waiters, waiter, entry);
-	if (is_new && layout_state(l, unit) != UNIT_ABSENT)
-		fill_check(f);
-	else if (is_new || (f->state == FILL_QUEUED && !f->demand)) {
-		f->demand = true;
-		fill_queue(f);
-	}
 	f->demand = true;
+	if (is_new && layout_state(l, chunk) != CHUNK_ABSENT)
+		fill_check(f);
+	else if (is_new)
+		fill_fetch(f);
+	else if (f->state == FILL_QUEUED)
+		fetch_queue(f);
 }
 
 int
-fill_adopt(struct layout *l, uint64_t unit)
+fill_adopt(struct layout *l, uint32_t chunk)
 {
 	struct fill *f;
 
-	if (l->fills[unit])
+	if (l->fills[chunk])
 		return 0;
-	f = fill_new(l, unit);
+	f = fill_new(l, chunk);
 	f->adopt = true;
 	fill_check(f);
 	return 1;
@@ -239,23 +311,29 @@ waiter_leave(struct waiter *w)
 }
 
 struct fill *
-fill_background(struct layout *l, uint64_t unit, struct transfer *t)
+fill_background(struct layout *l, uint32_t chunk, struct transfer *t)
 {
-	struct fill *f = fill_new(l, unit);
+	struct fill *f = fill_new(l, chunk);
 
 	f->state = FILL_FETCH;
 	f->transfer = t;
 	return f;
 }
 
-/* ---- FETCH, KEEP ---- */
+void
+fill_move(struct layout *l, uint32_t chunk)
+{
+	fill_check(fill_new(l, chunk));
+}
+
+/* ---- FETCH, ROOM, KEEP ---- */
 
 void
 fill_requeue(struct fill *f)
 {
 	if (!TAILQ_EMPTY(&f->waiters)) {
 		f->demand = true;
-		fill_queue(f);
+		fill_fetch(f);
 		return;
 	}
 	fill_free(f);
@@ -263,20 +341,19 @@ fill_requeue(struct fill *f)
 
 /* No room for the bytes: who waits is served all the same. */
 static void
-keep_refused(struct fill *f)
+keep_refused(struct fill *f, int r)
 {
 	static uint64_t said;
 	struct layout *l = f->layout;
 
+	snprintf(l->last_error, sizeof(l->last_error), "the store can't keep "
+	    "what is fetched: %s", r == -EDQUOT ? "its quota is used by what "
+	    "is attached, pinned or kept" : strerror(-r));
 	if (said == 0 || now_ms() - said > NO_ROOM_LOG_MS) {
 		said = now_ms();
-		notice("state", &l->blob, "the store can't keep what is "
-		    "fetched (%s); reads go on, each from the network",
-		    strerror(-f->job.result));
+		notice("state", l, "%s; reads go on, each from the network",
+		    l->last_error);
 	}
-	snprintf(l->last_error, sizeof(l->last_error),
-	    "the store can't keep what is fetched: %s",
-	    strerror(-f->job.result));
 	if (TAILQ_EMPTY(&f->waiters) && l->pulling) {
 		Suite__FetchDone no_space = SUITE__FETCH_DONE__INIT;
 
@@ -290,56 +367,138 @@ keep_refused(struct fill *f)
 	fill_finish(f, true);
 }
 
+/* The file of a client is not this image there. */
+static void
+import_wrong(struct fill *f)
+{
+	f->importing = false;
+	free(take_ptr(f->job.buf));
+	if (TAILQ_EMPTY(&f->waiters))
+		fill_free(f);
+	else
+		fill_requeue(f);
+	fetch_pump();
+}
+
+static void
+keep_wrong(struct fill *f)
+{
+	struct layout *l = f->layout;
+	struct digest_text want = digest_to_text(&f->job.expected),
+	    got = digest_to_text(&f->job.digest);
+
+	log_err("%s/%s chunk %u: wanted %s, got %s", l->host, l->repo,
+	    f->chunk, want.text, got.text);
+	fetch_distrust(f, "the registry sent bytes with a wrong digest");
+	free(take_ptr(f->job.buf));
+	fill_requeue(f);
+	fetch_pump();
+}
+
 static void
 keep_done(struct job *job)
 {
 	struct fill *f = job->owner;
 	struct layout *l = f->layout;
+	struct presence_record r = { .sum = f->job.digest,
+		.offset = f->job.offset, .length = (uint32_t)f->job.len };
 
 	keeping--;
+	if (f->took)
+		room_done(f->job.len);
+	if (f->importing)	/* without room its file was not looked at */
+		f->import_result = f->took ? job->result : f->no_room;
+	if (f->importing && f->import_result < 0) {
+		import_wrong(f);
+		return;
+	}
 	if (job->result == -EBADMSG) {
-		struct digest_text want = digest_to_text(&job->expected),
-		    got = digest_to_text(&job->digest);
-
-		log_err("%s/%s unit %" PRIu64 ": wanted %s, got %s", l->host,
-		    l->repo, f->unit, want.text, got.text);
-		fetch_distrust(f, "the registry sent bytes with a wrong "
-		    "digest");
-		free(take_ptr(job->buf));
-		fill_requeue(f);
-		fetch_pump();
+		keep_wrong(f);
 		return;
 	}
 	if (job->result < 0) {
-		keep_refused(f);
+		keep_refused(f, f->took ? job->result : f->no_room);
 		return;
 	}
-	layout_set(l, f->unit, UNIT_VERIFIED | UNIT_FETCHED);
-	sync_note(l, f->unit, &job->digest);
-	device_publish(l, f->unit);
+	file_kept(l->file, f->chunk, &r, f->flags);
+	device_publish(l, f->chunk);
 	device_recovered(l);
 	open_layout_changed(l);
 	fill_finish(f, false);
 }
 
+/* flags: of the chunk, once it is kept. */
+static void
+keep(struct fill *f, unsigned flags)
+{
+	struct layout *l = f->layout;
+	struct chunk_job *c = &f->job;
+	int r = l->file->evicting ? -EAGAIN : room_take(c->len);
+
+	f->flags = flags;
+	if (r == -EAGAIN) {
+		f->state = FILL_ROOM;
+		TAILQ_INSERT_TAIL(&roomless, f, entry);
+		return;
+	}
+	f->state = FILL_KEEP;
+	if (l->indexed)
+		c->has_expected = layout_digest(l, f->chunk, &c->expected);
+	c->job = (struct job){ .lane = f->importing ? WORK_COPY : WORK_HASH,
+		.run = r < 0 ? chunk_hash : f->importing ? chunk_import :
+		chunk_keep,
+		.done = keep_done, .owner = f };
+	f->took = r == 0;
+	f->no_room = r;
+	c->fd = l->file->data;
+	c->offset = layout_home(l, f->chunk);
+	work_submit(&c->job);
+}
+
 void
 fill_data(struct fill *f, uint8_t *buf, size_t len)
 {
-	struct layout *l = f->layout;
-	struct job *job = &f->job;
-
 	assert(f->state == FILL_FETCH);
-	f->state = FILL_KEEP;
 	f->transfer = NULL;
-	job->kind = JOB_KEEP;
-	job->done = keep_done;
-	job->owner = f;
-	job->fd = l->data;
-	job->offset = f->unit * l->unit;
-	job->buf = buf;
-	job->len = len;
+	f->job.buf = buf;
+	f->job.len = len;
 	keeping++;
-	work_submit(job);
+	keep(f, CHUNK_FETCHED);
+}
+
+void
+fill_import(struct layout *l, uint32_t chunk, int fd,
+    const struct digest *expected, void (*done)(void *arg, int result),
+    void *arg)
+{
+	struct fill *f = fill_new(l, chunk);
+
+	f->importing = true;
+	f->job.from = fd;
+	f->imported = done;
+	f->import_arg = arg;
+	f->job.len = layout_len(l, chunk);
+	f->job.buf = calloc(1, f->job.len);
+	if (!f->job.buf)
+		log_die("no memory to import a chunk");
+	f->job.has_expected = expected;
+	if (expected)
+		f->job.expected = *expected;
+	keeping++;
+	keep(f, 0);
+}
+
+void
+fill_room(void)
+{
+	struct fills again = TAILQ_HEAD_INITIALIZER(again);
+	struct fill *f;
+
+	TAILQ_CONCAT(&again, &roomless, entry);
+	while ((f = TAILQ_FIRST(&again))) {
+		TAILQ_REMOVE(&again, f, entry);
+		keep(f, f->flags);
+	}
 }
 
 size_t

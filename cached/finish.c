@@ -1,15 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * From "every unit is here" to "this is the blob":
+ * From "every chunk is here" to "this is the device":
  *
- *	all units durable --> DIGEST (scrub thread: the whole file's SHA-256,
- *	   ^                    |     and each unit against its record)
- *	   |                    +-- fits ------> complete, recorded durably
- *	   +--- refetch ---<----+-- units rotten on disk
- *	                        +-- every unit as received, whole wrong:
- *	                            the source lied: fail, quarantine
+ *	all chunks durable --> DIGEST (scrub thread: the whole device's SHA-256,
+ *	   ^                     |     each chunk from its place, each against
+ *	   |                     |     its own digest)
+ *	   |                     +-- fits ----> complete, recorded durably with
+ *	   |                     |              the files that it leans on
+ *	   +--- refetch ----<----+-- chunks rotten on disk
+ *	                         +-- every chunk as received, whole wrong: the
+ *	                             source (or its index) lied: fail,
+ *	                             quarantine
  *
- * Also the background fill of all units, for pull and for rung whole.
+ * Also the background fill: of everything, for pull and for rung whole; of what
+ * was found damaged; into the layout's own file, for who needs it there.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -21,46 +25,115 @@
 #include "base/log.h"
 #include "base/own.h"
 #include "cached/cached.h"
+#include "cached/disk.h"
+
+#define MOVES_MAX	64	/* chunks on their way between files */
+
+/* Everything is here, but not yet in its own file. */
+static bool
+own_wanted(const struct layout *l)
+{
+	return l->own && !layout_self_contained(l);
+}
 
 void
 finish_pull(struct layout *l, bool plain)
 {
-	if (l->complete || l->failed)
+	if ((l->complete && !own_wanted(l)) || l->failed)
 		return;
 	if (plain && !l->plain) {
 		l->plain = true;
-		if (store_write_file(l->dir, "plain", "", 0) < 0)
+		if (store_write_file(l->file->dir, "plain", "", 0) < 0)
 			log_warn("%s/%s: that it has no ranges is not "
 			    "remembered", l->host, l->repo);
 	}
-	l->pull_next = 0;
+	l->pull_next = l->move_next = 0;
 	if (!l->pulling) {
 		l->pulling = true;
 		l->refs++;
 	}
+	/* What has come into other files since. */
+	for (uint32_t c = 0; l->indexed && c < l->n_chunks; c++)
+		if (!l->fills[c] && layout_state(l, c) == CHUNK_ABSENT)
+			layout_lookup(l, c);
 	finish_check(l);
+	finish_move(l);
 	fetch_pump();
+}
+
+void
+finish_pull_own(struct layout *l)
+{
+	l->own = true;
+	finish_pull(l, l->plain);
+}
+
+void
+finish_mend(struct layout *l, uint32_t chunk)
+{
+	if (!l->mend)
+		l->mend = calloc(1, l->n_chunks);
+	if (!l->mend)
+		log_die("no memory to mend a chunk");
+	if (!l->mend[chunk]) {
+		l->mend[chunk] = 1;
+		l->n_mend++;
+		l->refs++;
+	}
+	if (chunk < l->pull_next)
+		l->pull_next = chunk;
+}
+
+void
+finish_mended(struct layout *l, uint32_t chunk)
+{
+	if (!l->mend || !l->mend[chunk])
+		return;
+	l->mend[chunk] = 0;
+	l->n_mend--;
+	layout_put(l);
+}
+
+bool
+finish_wants(const struct layout *l, uint32_t chunk)
+{
+	return l->pulling || (l->mend && l->mend[chunk]);
 }
 
 /* Absent and nobody's; or a read's, that only the plain request will bring. */
 static bool
-pull_wants(const struct layout *l, uint64_t unit)
+pull_wants(const struct layout *l, uint32_t chunk)
 {
-	const struct fill *f = l->fills[unit];
+	const struct fill *f = l->fills[chunk];
 
-	return layout_state(l, unit) == UNIT_ABSENT &&
+	return finish_wants(l, chunk) &&
+	    layout_state(l, chunk) == CHUNK_ABSENT &&
 	    (!f || (l->plain && f->queued));
 }
 
 bool
-finish_next(struct layout *l, uint64_t *unit)
+finish_next(struct layout *l, uint32_t *chunk)
 {
-	if (!l->pulling || l->failed || l->plain_sent)
+	if ((!l->pulling && l->n_mend == 0) || l->failed || l->plain_sent)
 		return false;
-	while (l->pull_next < l->n_units && !pull_wants(l, l->pull_next))
+	while (l->pull_next < l->n_chunks && !pull_wants(l, l->pull_next))
 		l->pull_next++;
-	*unit = l->pull_next;
-	return l->pull_next < l->n_units;
+	*chunk = l->pull_next;
+	return l->pull_next < l->n_chunks;
+}
+
+void
+finish_move(struct layout *l)
+{
+	if (!l->own || !l->pulling)
+		return;
+	while (l->move_next < l->n_chunks && l->n_shared > 0 &&
+	    l->n_fills < MOVES_MAX) {
+		uint32_t c = l->move_next++;
+
+		if (!l->fills[c] && layout_place(l, c).file != l->file)
+			fill_move(l, c);
+	}
 }
 
 void
@@ -69,63 +142,220 @@ finish_stop(struct layout *l)
 	if (!l->pulling)
 		return;
 	l->pulling = false;
+	l->own = false;
 	layout_put(l);
 }
 
-/* ---- the thread's part ---- */
+/* ---- the whole digest ---- */
 
-int
-finish_run(struct job *job)
+/* What the thread reads: the device in order, fixed when the job began. */
+struct step {
+	int fd;			/* -1: zeros */
+	uint32_t chunk, length;
+	uint64_t offset;	/* in the file; of zeros: in the device */
+	uint64_t home;		/* expanding: where the chunk lies first */
+	struct digest sum;	/* of a chunk */
+};
+
+struct digest_job {
+	struct job job;
+	struct layout *layout;
+	struct digest digest;	/* of the whole */
+	struct step *steps;
+	size_t n_steps;
+	uint8_t *bad;		/* one byte a chunk, 1: wrong */
+	bool expand;		/* make the file the device, byte by byte */
+	struct file *leans[LEANS_MAX];
+	unsigned n_leans;
+};
+
+static bool
+all_zero(const uint8_t *buf, size_t len)
 {
-	const struct layout *l = job->layout;
-	_cleanup_free_ uint8_t *buf = malloc(l->unit);
-	struct digest_stream *whole = digest_start();
-	struct digest sum, noted;
-	bool rotten = false;
-	ssize_t n = 0;
+	return len == 0 || (buf[0] == 0 && memcmp(buf, buf + 1, len - 1) == 0);
+}
 
-	if (!buf)
-		n = -ENOMEM;
-	for (uint64_t unit = 0; unit < l->n_units && n >= 0; unit++) {
-		size_t len = layout_unit_len(l, unit);
-		uint8_t record[PRESENCE_RECORD];
+/* 0, -EIO: it could not be read, -EBADMSG: it is not what it was. */
+static int
+step_run(const struct digest_job *d, const struct step *s, uint8_t *buf,
+    struct digest_stream *whole)
+{
+	bool zeros = s->fd < 0;
+	ssize_t n = fd_pread_all(zeros ? d->layout->file->data_ro : s->fd, buf,
+	    s->length, s->offset);
+	struct digest sum;
 
-		n = fd_pread_all(l->data, buf, len, unit * l->unit);
-		if (n < 0)
-			break;
-		digest_update(whole, buf, (size_t)n);
-		sum = digest_of(buf, (size_t)n);
-		if ((size_t)n != len || fd_pread_all(l->presence, record,
-		    sizeof(record), PRESENCE_HEADER + unit *
-		    PRESENCE_RECORD) != sizeof(record) || !presence_get(record,
-		    l->file_id, unit, &noted) || !digest_equal(&sum, &noted))
-			job->bad[unit] = 1;
-		rotten |= job->bad[unit];
-		if (atomic_load(&work_stopping))
-			n = -EINTR;
+	if (n != (ssize_t)s->length)
+		return n < 0 ? (int)n : -EIO;
+	if (zeros) {	/* its own file reads as the device there */
+		if (!all_zero(buf, s->length))
+			return -EUCLEAN;
+		digest_update(whole, buf, s->length);
+		return 0;
 	}
-	job->digest = digest_final(whole);
-	if (n < 0)
-		return (int)n;
-	return rotten ? -EBADMSG : 0;
+	digest_update(whole, buf, s->length);
+	sum = digest_of(buf, s->length);
+	return digest_equal(&sum, &s->sum) ? 0 : -EBADMSG;
+}
+
+/* What the device has in several places, the file has there too. */
+static int
+expand(const struct digest_job *d)
+{
+	int r = 0, fd = d->layout->file->data;
+
+	for (size_t i = 0; i < d->n_steps && r == 0; i++) {
+		const struct step *s = &d->steps[i];
+
+		if (s->fd < 0 || s->offset == s->home)
+			continue;
+		r = disk_reserve(fd, s->offset, s->length);
+		if (r == 0)
+			r = disk_copy(fd, s->home, fd, s->offset, s->length);
+	}
+	return r < 0 ? r : disk_sync(fd);
+}
+
+static int
+digest_run(struct job *job)
+{
+	struct digest_job *d = (struct digest_job *)job;
+	_cleanup_free_ uint8_t *buf = malloc(CHUNK_MAX);
+	struct digest_stream *whole = digest_start();
+	bool rotten = false;
+	int r = buf ? 0 : -ENOMEM;
+
+	if (r == 0 && d->expand)
+		r = expand(d);
+	for (size_t i = 0; i < d->n_steps && r == 0; i++) {
+		const struct step *s = &d->steps[i];
+
+		r = step_run(d, s, buf, whole);
+		if (r < 0 && s->fd >= 0 && r != -ENOMEM) {
+			d->bad[s->chunk] = 1;
+			rotten = true;
+			r = 0;
+		}
+		if (atomic_load(&work_stopping))
+			r = -EINTR;
+	}
+	d->digest = digest_final(whole);
+	return r < 0 ? r : rotten ? -EBADMSG : 0;
+}
+
+static bool
+step_add(struct digest_job *d, size_t *size, struct step s)
+{
+	if (d->n_steps == *size) {
+		size_t more = *size ? *size * 2 : 1024;
+		struct step *steps = realloc(d->steps,
+		    more * sizeof(*steps));
+
+		if (!steps)
+			return false;
+		d->steps = steps;
+		*size = more;
+	}
+	d->steps[d->n_steps++] = s;
+	return true;
+}
+
+/* The steps of an extent: one, or zeros in pieces. */
+static bool
+step_extent(struct digest_job *d, size_t *size, const struct extent *e)
+{
+	struct layout *l = d->layout;
+	struct step s = { .fd = -1, .chunk = e->chunk };
+	bool ok = true;
+
+	if (e->chunk != NO_CHUNK) {
+		s.fd = layout_place(l, e->chunk).file->data_ro;
+		s.home = layout_offset(l, e->chunk);
+		s.offset = d->expand ? e->offset : s.home;
+		s.length = (uint32_t)e->length;
+		return layout_digest(l, e->chunk, &s.sum) &&
+		    step_add(d, size, s);
+	}
+	for (uint64_t at = 0; ok && at < e->length; at += s.length) {
+		s.length = e->length - at < CHUNK_MAX ?
+		    (uint32_t)(e->length - at) : CHUNK_MAX;
+		s.offset = e->offset + at;
+		ok = step_add(d, size, s);
+	}
+	return ok;
+}
+
+static void
+digest_job_free(struct digest_job *d)
+{
+	for (unsigned i = 0; i < d->n_leans; i++)
+		file_put(d->leans[i]);
+	free(d->steps);
+	free(d->bad);
+	free(d);
+}
+
+/* NULL without memory, or when a digest is not known any more. */
+static struct digest_job *
+digest_job_new(struct layout *l)
+{
+	struct digest_job *d = calloc(1, sizeof(*d));
+	struct extent e;
+	size_t size = 0;
+	bool ok = d;
+
+	if (!d)
+		return NULL;
+	d->layout = l;
+	d->expand = l->own && l->dup_bytes > 0;
+	d->bad = calloc(1, l->n_chunks + 1);
+	for (uint64_t at = 0; ok && at < l->size; at = e.offset + e.length) {
+		e = layout_extent(l, at);
+		ok = step_extent(d, &size, &e);
+	}
+	for (; d->n_leans < l->n_leans; d->n_leans++) {
+		d->leans[d->n_leans] = l->leans[d->n_leans];
+		d->leans[d->n_leans]->refs++;
+	}
+	if (ok && d->bad)
+		return d;
+	digest_job_free(d);
+	return NULL;
 }
 
 /* ---- its result ---- */
 
+/* Drop what of it lies in that file.  The number of chunks. */
+static uint32_t
+rotten_in(struct layout *l, struct file *f, const uint8_t *bad)
+{
+	_cleanup_free_ uint8_t *there = calloc(1, f->h.n_chunks + 1);
+	uint32_t n = 0;
+
+	for (uint32_t c = 0; there && c < l->n_chunks; c++) {
+		struct place p = layout_place(l, c);
+
+		if (!bad[c] || p.file != f ||
+		    file_state(f, p.chunk) == CHUNK_ABSENT)
+			continue;
+		there[p.chunk] = 1;
+		n++;
+	}
+	f->damaged += n;
+	if (n > 0)
+		file_drop_marked(f, there);
+	return n;
+}
+
 static void
 found_rotten(struct layout *l, const uint8_t *bad)
 {
-	uint64_t n = 0;
+	uint32_t n = rotten_in(l, l->file, bad);
 
-	for (uint64_t unit = 0; unit < l->n_units; unit++) {
-		if (!bad[unit])
-			continue;
-		n++;
-		device_withdraw(l, unit);
-		layout_set(l, unit, UNIT_ABSENT);
-	}
-	notice("state", &l->blob, "%" PRIu64 " of %" PRIu64 " units changed "
-	    "on disk: fetching them again", n, l->n_units);
+	for (unsigned i = 0; i < l->n_leans; i++)
+		n += rotten_in(l, l->leans[i], bad);
+	notice("state", l, "%u of %u chunks changed on disk: fetching them "
+	    "again", n, l->n_chunks);
 	layout_revoke(l);
 	finish_pull(l, l->plain);
 }
@@ -145,17 +375,34 @@ cannot_finish(struct layout *l, const char *what, int r)
 	finish_stop(l);
 }
 
-static void
-found_complete(struct layout *l)
+/* Is every chunk recorded on disk, wherever it lies? */
+static bool
+all_durable(const struct layout *l)
 {
-	char text[32];
+	if (layout_present(l) < l->n_chunks || l->n_fills > 0)
+		return false;
+	for (uint32_t c = 0; c < l->n_chunks; c++) {
+		struct place p = layout_place(l, c);
+
+		if (!(p.file->state[p.chunk] & CHUNK_DURABLE))
+			return false;
+	}
+	return true;
+}
+
+static void
+found_complete(struct layout *l, bool expanded)
+{
+	struct digest leans[LEANS_MAX];
+	size_t n = 0;
 	int r;
 
-	if (l->n_durable < l->n_units || l->n_fills > 0)
-		return;		/* a unit was withdrawn meanwhile: again */
-
-	snprintf(text, sizeof(text), "%016" PRIx64 "\n", l->file_id);
-	r = store_write_file(l->dir, "complete", text, strlen(text));
+	if (!all_durable(l))
+		return;		/* a chunk was withdrawn meanwhile: again */
+	for (unsigned i = 0; i < l->n_leans; i++)
+		if (layout_leans_on(l, l->leans[i]))
+			leans[n++] = l->leans[i]->h.key;
+	r = file_mark_complete(l->file, leans, n, expanded);
 	if (r < 0) {
 		cannot_finish(l, "the store can't record that it is complete",
 		    r);
@@ -163,8 +410,8 @@ found_complete(struct layout *l)
 	}
 	l->complete = l->proven = true;
 	l->stalled = false;
-	notice("state", &l->blob, "complete: the whole digest fits; the "
-	    "network is not needed any more");
+	notice("state", l, "complete: the whole digest fits; the network is "
+	    "not needed any more");
 	device_complete(l);
 	finish_stop(l);
 }
@@ -176,56 +423,78 @@ found_wrong(struct layout *l, const struct digest *got)
 	    want = digest_to_text(&l->blob);
 
 	snprintf(l->last_error, sizeof(l->last_error), "DIGEST_MISMATCH: the "
-	    "whole blob hashes to %.19s..., its name is %.19s...: what the "
+	    "whole device hashes to %.19s..., its name is %.19s...: what the "
 	    "registry sent was tampered with or damaged", is.text, want.text);
 	layout_quarantine(l);
 	device_fail_all(l);
-	notice("device-failed", &l->blob, "%s", l->last_error);
+	notice("device-failed", l, "%s", l->last_error);
 	finish_stop(l);
+}
+
+/* Somebody wrote where the device is zeros: those are never read from the
+ * file, but the file is not the device. */
+static void
+clean_zeros(struct layout *l)
+{
+	struct extent e;
+	int r = 0;
+
+	for (uint64_t at = 0; r == 0 && at < l->size;
+	    at = e.offset + e.length) {
+		e = layout_extent(l, at);
+		if (e.chunk == NO_CHUNK)
+			r = disk_punch(l->file->data, e.offset, e.length);
+	}
+	if (r < 0)
+		cannot_finish(l, "the store can't be mended", r);
+	else
+		log_warn("%s/%s: bytes on disk where the image is zeros; "
+		    "removed", l->host, l->repo);
 }
 
 static void
 digest_done(struct job *job)
 {
-	struct layout *l = job->layout;
+	struct digest_job *d = (struct digest_job *)job;
+	struct layout *l = d->layout;
+	bool job_again = job->result == -EUCLEAN;
 
 	l->digesting = false;
 	if (job->result == -EBADMSG)
-		found_rotten(l, job->bad);
+		found_rotten(l, d->bad);
 	else if (job->result == -EINTR)
 		;	/* stopping: done again at the next start */
+	else if (job->result == -EUCLEAN)
+		clean_zeros(l);
 	else if (job->result < 0)
 		cannot_finish(l, "the store can't be read back", job->result);
-	else if (digest_equal(&job->digest, &l->blob))
-		found_complete(l);
+	else if (digest_equal(&d->digest, &l->blob))
+		found_complete(l, d->expand);
 	else
-		found_wrong(l, &job->digest);
-	free(job->bad);
-	free(job);
+		found_wrong(l, &d->digest);
+	file_account(l->file);
+	digest_job_free(d);
 	open_layout_changed(l);
+	copy_layout_changed(l);
+	if (job_again)
+		finish_check(l);
 	layout_put(l);
 }
 
 void
 finish_check(struct layout *l)
 {
-	struct job *job;
+	struct digest_job *d;
 
-	if (l->complete || l->failed || l->digesting ||
-	    l->n_durable < l->n_units || l->n_fills > 0)
+	if ((l->complete && !own_wanted(l)) || l->failed || l->digesting ||
+	    (l->own && l->n_shared > 0) || !all_durable(l))
 		return;
-	job = calloc(1, sizeof(*job));
-	if (!job)
+	d = digest_job_new(l);
+	if (!d)
 		return;
-	job->kind = JOB_DIGEST;
-	job->done = digest_done;
-	job->layout = l;
-	job->bad = calloc(1, l->n_units);
-	if (!job->bad) {
-		free(job);
-		return;
-	}
+	d->job = (struct job){ .lane = WORK_SCRUB, .run = digest_run,
+		.done = digest_done };
 	l->digesting = true;
 	l->refs++;
-	work_submit(job);
+	work_submit(&d->job);
 }

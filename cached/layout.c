@@ -1,21 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * A layout: one sparse file that holds a blob's bytes at their own offsets,
- * and what is known of each unit of it:
+ * A layout: what a device is made of.  Without an index it is the blob in
+ * chunks of 64 KiB, named by the blob's digest; with one it is the index's
+ * chunks, named by the index's digest.  Its own file holds each chunk at the
+ * device offset where the chunk comes first, so that a file that holds them all
+ * is the erofs.  A chunk of an index may as well lie in the file of another
+ * layout: then that is its place.
  *
- *	ABSENT ----------fill----------> VERIFIED --sync--> +DURABLE
- *	   ^                                ^
- *	   |                              hash fits
- *	   +--hash does not fit-- RECORDED -+   (at start, from presence.ID)
- *
- * Only VERIFIED units are ever published to a map.  The data file's name
- * carries the identity that its presence records name: a record can't be
- * believed about another file.
+ *	device offset --extent--> chunk --place--> (file, chunk there) --> spot
  */
 #define _GNU_SOURCE
 #include <sys/stat.h>
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -24,206 +20,292 @@
 #include <string.h>
 #include <unistd.h>
 
-#include <openssl/rand.h>
-
 #include "base/log.h"
 #include "base/own.h"
 #include "cached/cached.h"
+#include "cached/disk.h"
 
 #define SOURCE_MAX	(REF_HOST_MAX + REF_REPO_MAX + 4)
-#define RECORDS_A_READ	1024	/* 64 KiB of the presence file */
 
 struct layouts layouts = TAILQ_HEAD_INITIALIZER(layouts);
 
-size_t
-layout_unit_len(const struct layout *l, uint64_t unit)
-{
-	uint64_t left = l->size - unit * l->unit;
-
-	return left < l->unit ? (size_t)left : l->unit;
-}
-
-enum unit_state
-layout_state(const struct layout *l, uint64_t unit)
-{
-	return l->units[unit] & UNIT_STATE;
-}
-
 struct layout *
-layout_find(const struct digest *blob)
+layout_find(const struct digest *key)
 {
 	struct layout *l;
 
 	TAILQ_FOREACH(l, &layouts, entry)
-		if (digest_equal(&l->blob, blob))
+		if (digest_equal(&l->key, key))
 			return l;
 	return NULL;
 }
 
-void
-layout_set(struct layout *l, uint64_t unit, enum unit_state state)
-{
-	enum unit_state old = l->units[unit];
+/* ---- its shape ---- */
 
-	l->n_present += (state & UNIT_STATE) != 0;
-	l->n_present -= (old & UNIT_STATE) != 0;
-	l->n_durable += (state & UNIT_DURABLE) != 0;
-	l->n_durable -= (old & UNIT_DURABLE) != 0;
-	l->units[unit] = (uint8_t)state;
+uint64_t
+layout_home(const struct layout *l, uint32_t chunk)
+{
+	return l->indexed ? (uint64_t)l->homes[chunk] * MAP_BLOCK :
+	    (uint64_t)chunk * UNIT_SIZE;
+}
+
+uint32_t
+layout_len(const struct layout *l, uint32_t chunk)
+{
+	uint64_t left;
+
+	if (l->indexed)
+		return index_chunk(&l->index, chunk).length;
+	left = l->size - layout_home(l, chunk);
+	return left < UNIT_SIZE ? (uint32_t)left : UNIT_SIZE;
+}
+
+struct extent
+layout_extent(const struct layout *l, uint64_t offset)
+{
+	struct index_extent e;
+	uint32_t chunk = (uint32_t)(offset / UNIT_SIZE);
+
+	if (!l->indexed)
+		return (struct extent){ layout_home(l, chunk),
+			layout_len(l, chunk), chunk };
+	e = index_extent(&l->index, index_find(&l->index, offset));
+	return (struct extent){ e.offset, e.length, e.chunk };
+}
+
+/* ---- places ---- */
+
+struct place
+layout_place(const struct layout *l, uint32_t chunk)
+{
+	if (l->places && l->places[chunk].file)
+		return l->places[chunk];
+	return (struct place){ l->file, chunk };
+}
+
+uint64_t
+layout_offset(const struct layout *l, uint32_t chunk)
+{
+	struct place p = layout_place(l, chunk);
+
+	return p.file == l->file ? layout_home(l, chunk) :
+	    (uint64_t)p.file->spots[p.chunk].block * MAP_BLOCK;
+}
+
+enum chunk_state
+layout_state(const struct layout *l, uint32_t chunk)
+{
+	struct place p = layout_place(l, chunk);
+
+	return file_state(p.file, p.chunk);
+}
+
+bool
+layout_digest(const struct layout *l, uint32_t chunk, struct digest *sum)
+{
+	struct presence_record r;
+
+	if (l->indexed) {
+		*sum = index_chunk(&l->index, chunk).digest;
+		return true;
+	}
+	if (!file_record(l->file, chunk, &r))
+		return false;
+	*sum = r.sum;
+	return true;
+}
+
+static bool
+leans(const struct layout *l, const struct file *f)
+{
+	for (unsigned i = 0; i < l->n_leans; i++)
+		if (l->leans[i] == f)
+			return true;
+	return false;
+}
+
+/* A reference to another file for as long as the layout is open. */
+static bool
+lean(struct layout *l, struct file *f)
+{
+	if (leans(l, f))
+		return true;
+	if (l->n_leans == LEANS_MAX || file_hold(f) < 0)
+		return false;
+	l->leans[l->n_leans++] = f;
+	return true;
+}
+
+bool
+layout_lookup(struct layout *l, uint32_t chunk)
+{
+	struct index_chunk c;
+	struct place p;
+
+	if (!l->indexed || l->own || l->n_leans == LEANS_MAX)
+		return false;
+	c = index_chunk(&l->index, chunk);
+	if (!catalog_find(&c.digest, l->file, &p.file, &p.chunk) ||
+	    !lean(l, p.file) || p.file->spots[p.chunk].length != c.length)
+		return false;
+	l->places[chunk] = p;
+	l->n_shared++;
+	l->bytes_shared += c.length;
+	return true;
+}
+
+void
+layout_place_own(struct layout *l, uint32_t chunk)
+{
+	l->places[chunk] = (struct place){ 0 };
+	l->n_shared--;
+	l->bytes_shared -= layout_len(l, chunk);
+}
+
+void
+layout_places_gone(struct layout *l, const struct file *f,
+    const uint8_t *gone)
+{
+	bool any = l->file == f;
+
+	for (uint32_t c = 0; leans(l, f) && c < l->n_chunks; c++)
+		if (l->places[c].file == f && gone[l->places[c].chunk]) {
+			layout_place_own(l, c);
+			any = true;
+		}
+	if (any)
+		layout_revoke(l);
+}
+
+uint64_t
+layout_present(const struct layout *l)
+{
+	return l->file->n_present + l->n_shared;
 }
 
 uint64_t
 layout_bytes_present(const struct layout *l)
 {
-	uint64_t bytes = l->n_present * l->unit, last = l->n_units - 1;
+	uint64_t bytes = l->file->bytes_present + l->bytes_shared;
 
-	if (layout_state(l, last) != UNIT_ABSENT)
-		bytes -= l->unit - layout_unit_len(l, last);
-	return bytes;
+	/* What is in several places of the device, and its zeros, need nothing
+	 * more: a device of which every chunk is here is here. */
+	return l->indexed && layout_present(l) == l->n_chunks ? l->size :
+	    bytes;
 }
 
 bool
-layout_digest(const struct layout *l, uint64_t unit, struct digest *sum)
+layout_leans_on(const struct layout *l, const struct file *f)
 {
-	uint8_t record[PRESENCE_RECORD];
-
-	if (sync_find(l, unit, sum))
-		return true;
-	return fd_pread_all(l->presence, record, sizeof(record),
-	    PRESENCE_HEADER + unit * PRESENCE_RECORD) == sizeof(record) &&
-	    presence_get(record, l->file_id, unit, sum);
+	for (uint32_t c = 0; l->places && c < l->n_chunks; c++)
+		if (l->places[c].file == f)
+			return true;
+	return false;
 }
 
-/* ---- files ---- */
+bool
+layout_self_contained(const struct layout *l)
+{
+	return l->complete && l->file->complete && l->file->n_leans == 0 &&
+	    l->file->n_present == l->n_chunks &&
+	    (l->dup_bytes == 0 || l->file->expanded);
+}
 
-/* The identity in the name of the presence file in dir; -ENOENT. */
+bool
+layout_unproven(const struct layout *l)
+{
+	const struct image *i = NULL;
+
+	while ((i = image_of_layout(&l->key, i)))
+		if (i->proof == PROOF_MANIFEST)
+			return false;
+	return l->indexed && !l->complete;
+}
+
+/* ---- the index ---- */
+
+/* What can't be read, or is not what it was, is fetched again. */
 static int
-find_files(int dir, uint64_t *id)
+index_read(struct layout *l)
 {
-	int fd = openat(dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	struct dirent *e;
-	DIR *d = fd < 0 ? NULL : fdopendir(fd);
-	int r = -ENOENT;
-
-	if (!d) {
-		fd_close(fd);
-		return -errno;
-	}
-	while ((e = readdir(d)))
-		if (sscanf(e->d_name, "presence.%16" SCNx64, id) == 1)
-			r = 0;
-	closedir(d);
-	return r;
-}
-
-/* Data first: a presence file without its data is worth nothing. */
-static int
-make_files(struct layout *l)
-{
-	struct presence_header h = { .size = l->size, .unit = l->unit,
-		.blob = l->blob };
-	uint8_t bytes[PRESENCE_HEADER];
-	char name[64];
-	_cleanup_close_ int fd = -1;
-
-	if (RAND_bytes((unsigned char *)&h.file_id, sizeof(h.file_id)) != 1)
-		return -EIO;
-	snprintf(name, sizeof(name), "data.%016" PRIx64, h.file_id);
-	fd = openat(l->dir, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-	if (fd < 0 || ftruncate(fd, (off_t)l->size) < 0 || fsync(fd) < 0)
-		return -errno;
-	presence_put_header(&h, bytes);
-	l->file_id = h.file_id;
-	snprintf(name, sizeof(name), "presence.%016" PRIx64, h.file_id);
-	return store_write_file(l->dir, name, bytes, sizeof(bytes));
-}
-
-static int
-open_files(struct layout *l)
-{
-	struct presence_header h;
-	uint8_t bytes[PRESENCE_HEADER];
-	struct stat st;
-	char data[64], presence[64];
-
-	snprintf(data, sizeof(data), "data.%016" PRIx64, l->file_id);
-	snprintf(presence, sizeof(presence), "presence.%016" PRIx64,
-	    l->file_id);
-	l->data = openat(l->dir, data, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
-	l->data_ro = openat(l->dir, data, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-	l->presence = openat(l->dir, presence,
-	    O_RDWR | O_CLOEXEC | O_NOFOLLOW);
-	if (l->data < 0 || l->data_ro < 0 || l->presence < 0 ||
-	    fstat(l->data, &st) < 0)
-		return -errno;
-	if (fd_pread_all(l->presence, bytes, sizeof(bytes), 0) !=
-	    sizeof(bytes) || presence_get_header(bytes, &h) < 0 ||
-	    h.file_id != l->file_id || h.size != l->size ||
-	    h.unit != l->unit || !digest_equal(&h.blob, &l->blob) ||
-	    (uint64_t)st.st_size != l->size)
-		return -EBADMSG;
-	return 0;
-}
-
-static void
-close_files(struct layout *l)
-{
-	fd_close(l->data);
-	fd_close(l->data_ro);
-	fd_close(l->presence);
-	l->data = l->data_ro = l->presence = -1;
-}
-
-/* What the records say; each is believed only as far as "hash it here". */
-static int
-read_records(struct layout *l)
-{
-	_cleanup_free_ uint8_t *buf = malloc(RECORDS_A_READ * PRESENCE_RECORD);
-	struct digest sum;
-
-	if (!buf)
-		return -ENOMEM;
-	for (uint64_t unit = 0; unit < l->n_units;) {
-		ssize_t n = fd_pread_all(l->presence, buf,
-		    RECORDS_A_READ * PRESENCE_RECORD,
-		    PRESENCE_HEADER + unit * PRESENCE_RECORD);
-
-		if (n < 0)
-			return (int)n;
-		if (n < PRESENCE_RECORD)
-			break;
-		for (ssize_t at = 0; at + PRESENCE_RECORD <= n &&
-		    unit < l->n_units; at += PRESENCE_RECORD, unit++)
-			if (presence_get(buf + at, l->file_id, unit, &sum))
-				layout_set(l, unit,
-				    UNIT_RECORDED | UNIT_DURABLE);
-	}
-	return 0;
-}
-
-static void
-remove_files(struct layout *l)
-{
-	char name[64];
-
-	snprintf(name, sizeof(name), "presence.%016" PRIx64, l->file_id);
-	unlinkat(l->dir, name, 0);
-	snprintf(name, sizeof(name), "data.%016" PRIx64, l->file_id);
-	unlinkat(l->dir, name, 0);
-	unlinkat(l->dir, "complete", 0);
-}
-
-/* "complete" names the file that it speaks of. */
-static bool
-read_complete(const struct layout *l)
-{
+	struct digest_hex hex = digest_to_hex(&l->key);
+	_cleanup_close_ int dir = store_subdir("layouts", hex.text);
 	_cleanup_free_ char *text = NULL;
-	uint64_t id;
+	struct digest sum;
 	size_t len;
+	int r;
 
-	return store_read_file(l->dir, "complete", 64, &text, &len) == 0 &&
-	    sscanf(text, "%16" SCNx64, &id) == 1 && id == l->file_id;
+	if (dir < 0)
+		return dir;
+	r = store_read_file(dir, "index", INDEX_SIZE_MAX, &text, &len);
+	if (r == -ENOMEM || r == -ENOENT)
+		return r == -ENOENT ? -ENOKEY : r;
+	if (r == 0)
+		sum = digest_of(text, len);
+	if (r < 0 || !digest_equal(&sum, &l->key)) {
+		log_err("the index %.12s on disk is damaged: it is fetched "
+		    "again", hex.text);
+		return -ENOKEY;
+	}
+	l->index_bytes = (uint8_t *)take_ptr(text);
+	l->index.len = len;
+	return 0;
 }
+
+static int
+index_take(struct layout *l, const struct layout_spec *spec)
+{
+	struct digest_hex hex = digest_to_hex(&l->key);
+	_cleanup_close_ int dir = store_subdir("layouts", hex.text);
+	struct stat st;
+
+	if (dir < 0)
+		return dir;
+	if (fstatat(dir, "index", &st, AT_SYMLINK_NOFOLLOW) == 0 &&
+	    (size_t)st.st_size == spec->index_len && index_read(l) == 0)
+		return 0;
+	l->index_bytes = malloc(spec->index_len);
+	if (!l->index_bytes)
+		return -ENOMEM;
+	memcpy(l->index_bytes, spec->index, spec->index_len);
+	l->index.len = spec->index_len;
+	return store_write_file(dir, "index", spec->index, spec->index_len);
+}
+
+static int
+index_use(struct layout *l)
+{
+	const char *why = "";
+	int r = index_parse(l->index_bytes, l->index.len, &l->index, &why);
+
+	if (r < 0) {
+		log_err("the index %.12s is unusable: %s",
+		    digest_to_hex(&l->key).text, why);
+		return r;
+	}
+	if (l->index.device_size != l->size ||
+	    !digest_equal(&l->index.device, &l->blob))
+		return -EBADMSG;
+	l->n_chunks = l->index.n_chunks;
+	l->homes = calloc(l->n_chunks + 1, sizeof(*l->homes));
+	l->places = calloc(l->n_chunks + 1, sizeof(*l->places));
+	if (!l->homes || !l->places)
+		return -ENOMEM;
+	for (uint32_t i = l->index.n_extents; i-- > 0;) {
+		struct index_extent e = index_extent(&l->index, i);
+
+		if (e.chunk == INDEX_ZEROS)
+			continue;
+		/* the first comes last */
+		l->homes[e.chunk] = (uint32_t)(e.offset / MAP_BLOCK);
+		l->dup_bytes += e.length;
+	}
+	for (uint32_t c = 0; c < l->n_chunks; c++)
+		l->dup_bytes -= layout_len(l, c);
+	return 0;
+}
+
+/* ---- small files beside the data ---- */
 
 /* "failed" says why a former file was quarantined. */
 static void
@@ -232,19 +314,31 @@ read_failed(struct layout *l)
 	_cleanup_free_ char *text = NULL;
 	size_t len;
 
-	if (store_read_file(l->dir, "failed", sizeof(l->last_error) - 1,
-	    &text, &len) < 0)
+	if (store_read_file(l->file->dir, "failed",
+	    sizeof(l->last_error) - 1, &text, &len) < 0)
 		return;
 	l->failed = true;
 	l->complete = false;
 	snprintf(l->last_error, sizeof(l->last_error), "%s", text);
 }
 
+bool
+layout_failed_before(const struct digest *key)
+{
+	_cleanup_close_ int outer = store_subdir("layouts", NULL);
+	_cleanup_close_ int dir = outer < 0 ? -1 : disk_dir(outer,
+	    digest_to_hex(key).text, false);
+	_cleanup_close_ int fd = dir < 0 ? -1 : disk_open(dir, "failed",
+	    false);
+
+	return fd >= 0;
+}
+
 /* It is pulled whole, by one plain request: see finish_pull(). */
 static bool
-read_plain(int dir)
+read_plain(const struct layout *l)
 {
-	int fd = openat(dir, "plain", O_RDONLY | O_CLOEXEC);
+	int fd = disk_open(l->file->dir, "plain", false);
 
 	fd_close(fd);
 	return fd >= 0;
@@ -254,110 +348,34 @@ void
 layout_revoke(struct layout *l)
 {
 	l->complete = false;
-	if (unlinkat(l->dir, "complete", 0) == 0 && fsync(l->dir) < 0)
-		log_err("sync %s/%s: %s", l->host, l->repo, strerror(errno));
-}
-
-static int
-layout_load(struct layout *l)
-{
-	struct digest_hex hex = digest_to_hex(&l->blob);
-	int r;
-
-	l->dir = store_subdir("layouts", hex.text);
-	if (l->dir < 0)
-		return l->dir;
-	r = find_files(l->dir, &l->file_id);
-	if (r == 0)
-		r = open_files(l);
-	if (r == -EBADMSG || (r == -ENOENT && l->file_id)) {
-		log_err("store of %.12s: its presence file is damaged: "
-		    "starting it anew", hex.text);
-		close_files(l);
-		remove_files(l);
-		r = -ENOENT;
-	}
-	if (r == -ENOENT) {
-		r = make_files(l);
-		if (r == 0)
-			r = open_files(l);
-	}
-	if (r == 0)
-		r = read_records(l);
-	if (r == 0 && l->n_present == l->n_units && read_complete(l))
-		l->complete = l->proven = true;
-	else if (r == 0)
-		layout_revoke(l);
-	read_failed(l);
-	l->plain = read_plain(l->dir);
-	return r;
-}
-
-static void
-layout_free(struct layout *l)
-{
-	struct image *image = image_by_blob(&l->blob);
-
-	if (image)
-		image->counts = l->counts;
-	if (l->sync_timer)
-		event_free(l->sync_timer);
-	close_files(l);
-	fd_close(l->dir);
-	free(l->unsynced);
-	free(l->units);
-	free(l->fills);
-	free(l);
-}
-
-int
-layout_get(const struct digest *blob, uint64_t size, const char *host,
-    const char *repo, struct layout **out)
-{
-	struct layout *l = layout_find(blob);
-	const struct image *image = image_by_blob(blob);
-	int r;
-
-	if (l) {
-		if (l->size != size)
-			return -EPROTO;	/* of an attached device */
-		l->refs++;
-		*out = l;
-		return 0;
-	}
-	if (size == 0 || size > DEVICE_SIZE_MAX)
-		return -EFBIG;
-	l = calloc(1, sizeof(*l));
-	if (!l)
-		return -ENOMEM;
-	l->refs = 1;
-	l->blob = *blob;
-	l->size = size;
-	l->unit = UNIT_SIZE;
-	l->n_units = map_units(size, l->unit);
-	l->dir = l->data = l->data_ro = l->presence = -1;
-	snprintf(l->host, sizeof(l->host), "%s", host);
-	snprintf(l->repo, sizeof(l->repo), "%s", repo);
-	TAILQ_INIT(&l->devices);
-	if (image)
-		l->counts = image->counts;
-	l->units = calloc(l->n_units, sizeof(*l->units));
-	l->fills = calloc(l->n_units, sizeof(*l->fills));
-	r = l->units && l->fills ? layout_load(l) : -ENOMEM;
-	if (r < 0) {
-		layout_free(l);
-		return r;
-	}
-	TAILQ_INSERT_TAIL(&layouts, l, entry);
-	finish_check(l);
-	*out = l;
-	return 0;
+	file_revoke(l->file);
 }
 
 static void
 source_text(const char *host, const char *repo, char text[SOURCE_MAX])
 {
 	snprintf(text, SOURCE_MAX, "%s/%s\n", host, repo);
+}
+
+/* Of a device whose image is not known any more. */
+static void
+source_known(struct layout *l)
+{
+	_cleanup_free_ char *was = NULL;
+	char *repo, *end;
+	size_t len;
+
+	if (l->host[0] || store_read_file(l->file->dir, "source", SOURCE_MAX,
+	    &was, &len) < 0)
+		return;
+	repo = strchr(was, '/');
+	end = strchr(was, '\n');
+	if (!repo || !end || repo > end || repo - was > REF_HOST_MAX ||
+	    end - repo - 1 > REF_REPO_MAX)
+		return;
+	*repo++ = *end = '\0';
+	memcpy(l->host, was, strlen(was) + 1);
+	memcpy(l->repo, repo, strlen(repo) + 1);
 }
 
 int
@@ -369,16 +387,124 @@ layout_source(struct layout *l, const char *host, const char *repo)
 	int r;
 
 	source_text(host, repo, now);
-	r = store_read_file(l->dir, "source", SOURCE_MAX, &was, &len);
+	r = store_read_file(l->file->dir, "source", SOURCE_MAX, &was, &len);
 	if (r < 0 && r != -ENOENT)
 		return r;
-	if (r == 0 && strcmp(was, now) != 0 && !l->complete && l->n_present)
+	if (!l->indexed && r == 0 && strcmp(was, now) != 0 && !l->complete &&
+	    l->file->n_present)
 		return -EXDEV;
 	memcpy(l->host, host, strlen(host) + 1);
 	memcpy(l->repo, repo, strlen(repo) + 1);
 	if (r == 0 && strcmp(was, now) == 0)
 		return 0;
-	return store_write_file(l->dir, "source", now, strlen(now));
+	return store_write_file(l->file->dir, "source", now, strlen(now));
+}
+
+/* ---- life ---- */
+
+static void
+layout_free(struct layout *l)
+{
+	if (l->file)
+		l->file->layout = NULL;
+	for (unsigned i = 0; i < l->n_leans; i++)
+		file_put(l->leans[i]);
+	file_put(l->file);
+	free(l->index_bytes);
+	free(l->homes);
+	free(l->places);
+	free(l->fills);
+	free(l->mend);
+	free(l);
+}
+
+static int
+shape(struct layout *l, const struct layout_spec *spec)
+{
+	int r;
+
+	l->indexed = !digest_equal(&l->key, &l->blob);
+	l->unit = l->indexed ? MAP_BLOCK : UNIT_SIZE;
+	l->n_chunks = (uint32_t)map_units(l->size, UNIT_SIZE);
+	if (!l->indexed)
+		return 0;
+	r = spec->index ? index_take(l, spec) : index_read(l);
+	return r < 0 ? r : index_use(l);
+}
+
+static void
+lookup_all(struct layout *l)
+{
+	for (uint32_t c = 0; l->indexed && c < l->n_chunks; c++)
+		if (layout_state(l, c) == CHUNK_ABSENT)
+			layout_lookup(l, c);
+}
+
+static int
+layout_load(struct layout *l, const struct layout_spec *spec)
+{
+	struct presence_header h = { .key = l->key, .size = l->size };
+	int r = shape(l, spec);
+
+	if (r < 0)
+		return r;
+	l->fills = calloc(l->n_chunks + 1, sizeof(struct fill *));
+	if (!l->fills)
+		return -ENOMEM;
+	h.unit = l->indexed ? 0 : UNIT_SIZE;
+	h.n_chunks = l->n_chunks;
+	r = file_get(&h, &l->file);
+	if (r < 0)
+		return r;
+	l->file->layout = l;
+	lookup_all(l);
+	if (layout_present(l) == l->n_chunks && l->file->complete)
+		l->complete = l->proven = true;
+	else {
+		layout_revoke(l);
+		lookup_all(l);	/* in any file, then */
+	}
+	read_failed(l);
+	source_known(l);
+	l->plain = read_plain(l);
+	return 0;
+}
+
+int
+layout_get(const struct layout_spec *spec, struct layout **out)
+{
+	struct layout *l = layout_find(&spec->key);
+	int r;
+
+	if (l) {
+		if (l->size != spec->size ||
+		    !digest_equal(&l->blob, &spec->blob))
+			return -EPROTO;	/* of an attached device */
+		l->refs++;
+		*out = l;
+		return 0;
+	}
+	if (spec->size == 0 || spec->size > DEVICE_SIZE_MAX)
+		return -EFBIG;
+	l = calloc(1, sizeof(*l));
+	if (!l)
+		return -ENOMEM;
+	l->refs = 1;
+	l->key = spec->key;
+	l->blob = spec->blob;
+	l->size = spec->size;
+	snprintf(l->host, sizeof(l->host), "%s", spec->host);
+	snprintf(l->repo, sizeof(l->repo), "%s", spec->repo);
+	TAILQ_INIT(&l->devices);
+	r = layout_load(l, spec);
+	if (r < 0) {
+		layout_free(l);
+		return r;
+	}
+	TAILQ_INSERT_TAIL(&layouts, l, entry);
+	finish_check(l);
+	*out = l;
+	return 0;
 }
 
 void
@@ -391,73 +517,43 @@ layout_put(struct layout *l)
 }
 
 void
-layout_on_disk(const struct digest *blob, uint64_t size, uint64_t *present,
-    bool *complete)
-{
-	struct layout *l = layout_find(blob);
-	struct digest_hex hex = digest_to_hex(blob);
-	char path[DIGEST_HEX + 16];
-
-	*present = 0;
-	*complete = false;
-	snprintf(path, sizeof(path), "layouts/%s", hex.text);
-	if (!l) {
-		int fd = openat(store_dir(), path, O_RDONLY | O_DIRECTORY |
-		    O_CLOEXEC);
-
-		if (fd < 0)
-			return;		/* nothing yet, and no files for that */
-		fd_close(fd);
-	}
-	if (layout_get(blob, size, "", "", &l) < 0)
-		return;
-	*present = layout_bytes_present(l);
-	*complete = l->complete;
-	layout_put(l);
-}
-
-void
 layout_quarantine(struct layout *l)
 {
-	struct digest_hex hex = digest_to_hex(&l->blob);
-	char from[64], to[128];
-	int dir = store_subdir("quarantine", NULL);
+	struct digest_hex hex = digest_to_hex(&l->key);
+	char to[DIGEST_HEX + 32];
 
 	l->failed = true;
 	l->complete = false;
-	if (store_write_file(l->dir, "failed", l->last_error,
+	if (store_write_file(l->file->dir, "failed", l->last_error,
 	    strlen(l->last_error)) < 0)
 		log_err("record that %.12s failed: %s", hex.text,
 		    strerror(errno));
-	snprintf(from, sizeof(from), "data.%016" PRIx64, l->file_id);
-	snprintf(to, sizeof(to), "%s.%016" PRIx64, hex.text, l->file_id);
-	if (dir < 0 || renameat(l->dir, from, dir, to) < 0)
-		log_err("quarantine %s: %s; removing it", from,
-		    strerror(errno));
-	else
-		log_warn("quarantined as quarantine/%s; remove it when it was "
-		    "looked at", to);
-	remove_files(l);
-	fsync(l->dir);
-	fd_close(dir);
+	snprintf(to, sizeof(to), "%s.%016" PRIx64, hex.text,
+	    l->file->h.file_id);
+	file_kill(l->file, to);
 }
 
 int
 layout_start_anew(struct layout **l)
 {
 	struct layout *old = *l;
-	struct digest blob = old->blob;
-	uint64_t size = old->size;
+	struct layout_spec spec = { .key = old->key, .blob = old->blob,
+		.size = old->size };
 	char host[REF_HOST_MAX + 1], repo[REF_REPO_MAX + 1];
+	int r;
 
 	if (old->refs > 1)
 		return -EBUSY;
 	memcpy(host, old->host, sizeof(host));
 	memcpy(repo, old->repo, sizeof(repo));
-	if (unlinkat(old->dir, "failed", 0) < 0 && errno != ENOENT)
-		return -errno;
-	remove_files(old);
+	spec.host = host;
+	spec.repo = repo;
+	r = disk_unlink(old->file->dir, "failed");
+	if (r < 0)
+		return r;
+	if (!old->file->dead)
+		file_kill(old->file, NULL);
 	layout_put(old);
 	*l = NULL;
-	return layout_get(&blob, size, host, repo, l);
+	return layout_get(&spec, l);
 }

@@ -34,12 +34,21 @@ static void link_closed(void *owner, struct ipc_link *link, int why);
 /* From devd-io: io_table in device.c. */
 static const struct ipc_rule rules[] = {
 	{ SUITE_BODY(OPEN), "open", PEER_CONTROL, PHASE_ANY, false, false, on_open },
-	{ SUITE_BODY(CANCEL_OPEN), "cancel_open", PEER_CONTROL, PHASE_ANY, false, false, on_cancel_open },
+	{ SUITE_BODY(CANCEL), "cancel", PEER_CONTROL, PHASE_ANY, false, false, on_cancel },
 	{ SUITE_BODY(INSPECT), "inspect", PEER_CONTROL, PHASE_ANY, false, false, on_inspect },
 	{ SUITE_BODY(LIST_IMAGES), "list_images", PEER_CONTROL, PHASE_ANY, false, false, on_list_images },
 	{ SUITE_BODY(MAP_CELLS), "map_cells", PEER_CONTROL, PHASE_ANY, false, false, on_map_cells },
+	{ SUITE_BODY(PIN), "pin", PEER_CONTROL, PHASE_ANY, false, false, on_pin },
+	{ SUITE_BODY(KEEP), "keep", PEER_CONTROL, PHASE_ANY, false, false, on_keep },
+	{ SUITE_BODY(GC), "gc", PEER_CONTROL, PHASE_ANY, false, false, on_gc },
+	{ SUITE_BODY(DF), "df", PEER_CONTROL, PHASE_ANY, false, false, on_df },
+	{ SUITE_BODY(DROP), "drop", PEER_CONTROL, PHASE_ANY, false, false, on_drop },
+	{ SUITE_BODY(VERIFY), "verify", PEER_CONTROL, PHASE_ANY, false, false, on_verify },
+	{ SUITE_BODY(PROMOTE), "promote", PEER_CONTROL, PHASE_ANY, true, false, on_promote },
+	{ SUITE_BODY(IMPORT), "import", PEER_CONTROL, PHASE_ANY, true, false, on_import },
 	{ SUITE_BODY(MANIFEST), "manifest", PEER_FETCHERD, PHASE_ANY, false, true, on_manifest },
 	{ SUITE_BODY(BLOB_INFO), "blob_info", PEER_FETCHERD, PHASE_ANY, false, false, on_blob_info },
+	{ SUITE_BODY(REFERRING), "referring", PEER_FETCHERD, PHASE_ANY, false, false, on_referring },
 	{ SUITE_BODY(DATA), "data", PEER_FETCHERD, PHASE_ANY, false, true, on_data },
 	{ SUITE_BODY(FETCH_DONE), "fetch_done", PEER_FETCHERD, PHASE_ANY, false, false, on_fetch_done },
 };
@@ -53,6 +62,7 @@ static const struct ipc_table table = {
 struct event_base *loop;
 struct parent_link *parent;
 struct ipc_link *control_link, *fetcherd_link;
+struct conf *conf;
 static int store_fd = -1;
 
 uint64_t
@@ -64,23 +74,37 @@ now_ms(void)
 	return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
 }
 
-void
-notice(const char *kind, const struct digest *blob, const char *fmt, ...)
+uint64_t
+wall_ms(void)
 {
-	struct digest_text digest = digest_to_text(blob);
+	struct timespec t;
+
+	clock_gettime(CLOCK_REALTIME, &t);
+	return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
+
+void
+notice(const char *kind, const struct layout *l, const char *fmt, ...)
+{
+	struct digest_text digest = { "" };
 	Suite__Notice m = SUITE__NOTICE__INIT;
 	char text[512];
 	va_list args;
 
+	if (l)
+		digest = digest_to_text(&l->blob);
 	va_start(args, fmt);
 	vsnprintf(text, sizeof(text), fmt, args);
 	va_end(args);
-	log_warn("%s %.19s: %s", kind, digest.text, text);
+	log_warn("%s %.19s%s%s", kind, digest.text, l ? ": " : "", text);
 	if (!control_link)
 		return;
 	m.kind = (char *)kind;
-	m.blob_digest.data = (uint8_t *)blob->bytes;
-	m.blob_digest.len = DIGEST_LEN;
+	if (l) {
+		m.layout.data = (uint8_t *)l->key.bytes;
+		m.blob_digest.data = (uint8_t *)l->blob.bytes;
+		m.layout.len = m.blob_digest.len = DIGEST_LEN;
+	}
 	m.text = text;
 	ipc_send(control_link, 0, SUITE_BODY(NOTICE), &m, NULL, 0, -1);
 }
@@ -112,8 +136,11 @@ link_closed(void *owner, struct ipc_link *link, int why)
 static void
 on_conf(const struct parent_msg *msg, int fd)
 {
+	_cleanup_close_ int taken = fd;
+
 	(void)msg;
-	fd_close(fd);		/* nothing in it is for this process yet */
+	if (conf_read(taken, &conf) < 0)
+		log_die("the configuration can't be read");
 }
 
 static void
@@ -142,6 +169,8 @@ on_store(const struct parent_msg *msg, int fd)
 	work_start();
 	store_open(fd);
 	image_load_all();
+	hold_load_all();
+	file_load_all();
 }
 
 static void
@@ -158,6 +187,7 @@ on_go(const struct parent_msg *msg, int fd)
 	(void)msg;
 	(void)fd;
 	parent_send(parent, &ready, -1);
+	scrub_start();
 }
 
 static void
@@ -204,6 +234,8 @@ finish(void)
 	if (store_fd >= 0) {
 		work_drain();
 		sync_flush_all();
+		device_touch_all();
+		file_remember_use();
 	}
 	_Exit(0);
 }
@@ -216,7 +248,10 @@ tick(evutil_socket_t fd, short what, void *arg)
 	(void)arg;
 	bool more = open_tick();
 
-	if (device_tick() || more)
+	more |= device_tick();
+	more |= verify_tick();
+	more |= copy_tick();
+	if (more)
 		tick_soon();
 }
 

@@ -8,33 +8,51 @@
 
 #define CELLS_MAX	4096
 
+/* What proves the bytes, for a person. */
+static const char *
+chain(const struct layout *l)
+{
+	if (!l->indexed)
+		return "";	/* that depends on the device's rung */
+	return layout_unproven(l) ? "an index that only refers to the image, "
+	    "then each chunk before it is served; unproven until complete" :
+	    "manifest digest, then the index digest, then each chunk before "
+	    "it is served";
+}
+
 void
 on_inspect(void *owner, struct ipc_link *link, struct ipc_message *msg)
 {
 	const Suite__Inspect *req = msg->body;
 	Suite__Layout m = SUITE__LAYOUT__INIT;
 	struct layout *l = NULL;
-	struct digest blob;
+	struct digest key;
 
 	(void)owner;
-	if (digest_from_bytes(req->blob_digest.data, req->blob_digest.len,
-	    &blob) == 0)
-		l = layout_find(&blob);
-	m.blob_digest = req->blob_digest;
+	if (digest_from_bytes(req->layout.data, req->layout.len, &key) == 0)
+		l = layout_find(&key);
+	m.layout = req->layout;
 	if (l) {
+		const struct counts *c = &l->file->counts;
+
 		m.size = l->size;
-		m.units = l->n_units;
-		m.units_present = l->n_present;
+		m.chunks = l->n_chunks;
+		m.chunks_present = layout_present(l);
+		m.chunks_shared = l->n_shared;
 		m.bytes_present = layout_bytes_present(l);
-		m.bytes_fetched = l->counts.bytes_fetched;
-		m.requests_sent = l->counts.requests_sent;
-		m.requests_retried = l->counts.requests_retried;
-		m.requests_failed = l->counts.requests_failed;
+		m.bytes_fetched = c->bytes_fetched;
+		m.requests_sent = c->requests_sent;
+		m.requests_retried = c->requests_retried;
+		m.requests_failed = c->requests_failed;
 		m.stalled_reads = l->stalled ? l->waiting : 0;
 		m.complete = m.network_free = l->complete;
+		m.self_contained = layout_self_contained(l);
+		m.unproven = layout_unproven(l);
+		m.chain = (char *)chain(l);
 		m.failed = l->failed;
 		m.completing = l->pulling || l->digesting;
 		m.last_error = l->last_error;
+		m.damaged = l->file->damaged;
 	}
 	ipc_send(link, msg->id, SUITE_BODY(LAYOUT), &m, NULL, 0, -1);
 }
@@ -48,17 +66,24 @@ on_list_images(void *owner, struct ipc_link *link, struct ipc_message *msg)
 	(void)owner;
 	TAILQ_FOREACH(image, &images, entry) {
 		Suite__ImageRow m = SUITE__IMAGE_ROW__INIT;
-		bool complete;
+		const struct file *f = file_by_key(image_layout(image,
+		    CTL_RUNG(CHUNK)));
+		struct layout *l;
 
-		layout_on_disk(&image->blob, image->size, &m.bytes_present,
-		    &complete);
+		if (!f)
+			f = file_by_key(&image->blob);
+		l = f ? f->layout : NULL;
+		if (f) {
+			m.bytes_present = l ? layout_bytes_present(l) :
+			    f->complete ? image->size : f->bytes_present;
+			m.complete = m.network_free = f->complete;
+		}
 		m.image = image->name;
 		m.image_digest.data = image->manifest.bytes;
 		m.image_digest.len = DIGEST_LEN;
 		m.blob_digest.data = image->blob.bytes;
 		m.blob_digest.len = DIGEST_LEN;
 		m.size = image->size;
-		m.complete = m.network_free = complete;
 		ipc_send(link, msg->id, SUITE_BODY(IMAGE_ROW), &m, NULL, 0,
 		    -1);
 	}
@@ -66,17 +91,23 @@ on_list_images(void *owner, struct ipc_link *link, struct ipc_message *msg)
 	ipc_send(link, msg->id, SUITE_BODY(IMAGE_ROW), &last, NULL, 0, -1);
 }
 
-/* The strongest thing that is true of any unit in a cell. */
+/* The strongest thing that is true of any chunk in a part of the device. */
 static uint8_t
-cell(const struct layout *l, uint64_t first, uint64_t end)
+cell(const struct layout *l, uint64_t offset, uint64_t end)
 {
 	uint8_t best = 0;
+	struct extent e;
 
-	for (uint64_t u = first; u < end && best < 2; u++)
-		if (l->units[u] & UNIT_FETCHED)
+	for (; offset < end && best < 2; offset = e.offset + e.length) {
+		e = layout_extent(l, offset);
+		if (e.chunk == NO_CHUNK)
+			continue;
+		if (layout_place(l, e.chunk).file == l->file &&
+		    l->file->state[e.chunk] & CHUNK_FETCHED)
 			best = 2;
-		else if (layout_state(l, u) != UNIT_ABSENT)
+		else if (layout_state(l, e.chunk) != CHUNK_ABSENT)
 			best = 1;
+	}
 	return best;
 }
 
@@ -87,20 +118,22 @@ on_map_cells(void *owner, struct ipc_link *link, struct ipc_message *msg)
 	_cleanup_free_ uint8_t *cells = NULL;
 	Suite__Cells m = SUITE__CELLS__INIT;
 	struct layout *l = NULL;
-	struct digest blob;
+	struct digest key;
 
 	(void)owner;
-	if (req->cells <= CELLS_MAX && digest_from_bytes(
-	    req->blob_digest.data, req->blob_digest.len, &blob) == 0)
-		l = layout_find(&blob);
+	if (req->cells <= CELLS_MAX && digest_from_bytes(req->layout.data,
+	    req->layout.len, &key) == 0)
+		l = layout_find(&key);
 	cells = calloc(1, CELLS_MAX);
 	if (l && cells) {
 		for (uint64_t i = 0; i < req->cells; i++) {
-			uint64_t first = i * l->n_units / req->cells;
-			uint64_t end = (i + 1) * l->n_units / req->cells;
+			uint64_t units = map_units(l->size, MAP_BLOCK);
+			uint64_t first = i * units / req->cells;
+			uint64_t end = (i + 1) * units / req->cells;
 
-			cells[i] = cell(l, first, end > first ? end :
-			    first + 1);
+			end = (end > first ? end : first + 1) * MAP_BLOCK;
+			cells[i] = cell(l, first * MAP_BLOCK,
+			    end < l->size ? end : l->size);
 		}
 		m.cells.data = cells;
 		m.cells.len = req->cells;

@@ -4,9 +4,13 @@
  *
  *	version				"shedstream store 1"
  *	images/HEX.json, HEX.manifest	images known, by manifest digest
- *	layouts/HEX/data.ID		a blob's bytes, sparse, by blob digest
+ *	layouts/HEX/data.ID		a device's bytes, sparse, by the digest
+ *					of its index, or of its blob without one
  *	layouts/HEX/presence.ID		which of them are there: digests
+ *	layouts/HEX/index		the chunk index
  *	layouts/HEX/complete		the whole digest was computed and fits
+ *	layouts/HEX/used		when its runs were of use
+ *	keeps/HEX.json			what an owner keeps
  *	quarantine/HEX.ID		a file whose whole digest did not fit
  *	lock				held by the suite that uses it
  *
@@ -14,8 +18,7 @@
  * directory synced.
  */
 #define _GNU_SOURCE
-#include <sys/stat.h>
-
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -25,8 +28,11 @@
 #include "base/log.h"
 #include "base/own.h"
 #include "cached/cached.h"
+#include "cached/disk.h"
 
 #define VERSION_TEXT	"shedstream store 1\n"
+
+#define CHECK_LINE	(1 + DIGEST_TEXT + 1)	/* "\nsha256:HEX\n" */
 
 static int dir = -1;
 
@@ -58,16 +64,13 @@ store_open(int dirfd)
 int
 store_subdir(const char *a, const char *b)
 {
-	char path[128];
-	int fd;
+	int outer = disk_dir(dir, a, true), inner;
 
-	if (mkdirat(dir, a, 0700) < 0 && errno != EEXIST)
-		return -errno;
-	snprintf(path, sizeof(path), "%s%s%s", a, b ? "/" : "", b ? b : "");
-	if (b && mkdirat(dir, path, 0700) < 0 && errno != EEXIST)
-		return -errno;
-	fd = openat(dir, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	return fd < 0 ? -errno : fd;
+	if (outer < 0 || !b)
+		return outer;
+	inner = disk_dir(outer, b, true);
+	fd_close(outer);
+	return inner;
 }
 
 int
@@ -78,24 +81,87 @@ store_write_file(int dirfd, const char *name, const void *content, size_t len)
 	int r;
 
 	snprintf(tmp, sizeof(tmp), ".%s.tmp", name);
-	fd = openat(dirfd, tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC,
-	    0600);
+	fd = disk_create(dirfd, tmp);
 	if (fd < 0)
-		return -errno;
-	r = fd_pwrite_all(fd, content, len, 0);
-	if (r < 0)
-		return r;
-	if (fdatasync(fd) < 0 || renameat(dirfd, tmp, dirfd, name) < 0 ||
-	    fsync(dirfd) < 0)
-		return -errno;
-	return 0;
+		return fd;
+	r = disk_write(fd, content, len, 0);
+	if (r == 0)
+		r = disk_sync(fd);
+	if (r == 0)
+		r = disk_rename(dirfd, tmp, dirfd, name);
+	else
+		disk_unlink(dirfd, tmp);
+	return r < 0 ? r : disk_sync_dir(dirfd);
 }
 
 int
 store_read_file(int dirfd, const char *name, size_t max, char **content,
     size_t *len)
 {
-	_cleanup_close_ int fd = openat(dirfd, name, O_RDONLY | O_CLOEXEC);
+	_cleanup_close_ int fd = disk_open(dirfd, name, false);
 
-	return fd < 0 ? -errno : fd_read_text(fd, max, content, len);
+	return fd < 0 ? fd : fd_read_text(fd, max, content, len);
+}
+
+int
+store_write_text(int dirfd, const char *name, const char *text)
+{
+	struct digest sum = digest_of(text, strlen(text));
+	struct digest_text check = digest_to_text(&sum);
+	_cleanup_free_ char *all = NULL;
+	int len = asprintf(&all, "%s\n%s\n", text, check.text);
+
+	return len < 0 ? -ENOMEM : store_write_file(dirfd, name, all,
+	    (size_t)len);
+}
+
+int
+store_read_text(int dirfd, const char *name, size_t max, char **text,
+    size_t *len)
+{
+	_cleanup_free_ char *all = NULL;
+	struct digest_text check;
+	struct digest sum;
+	char line[CHECK_LINE + 1];
+	size_t n;
+	int r = store_read_file(dirfd, name, max + CHECK_LINE, &all, &n);
+
+	if (r < 0)
+		return r;
+	if (n < CHECK_LINE)
+		return -EBADMSG;
+	n -= CHECK_LINE;
+	sum = digest_of(all, n);
+	check = digest_to_text(&sum);
+	snprintf(line, sizeof(line), "\n%s\n", check.text);
+	if (memcmp(all + n, line, CHECK_LINE) != 0)
+		return -EBADMSG;
+	all[n] = '\0';
+	*text = take_ptr(all);
+	*len = n;
+	return 0;
+}
+
+int
+store_each(int dirfd, void (*each)(int dirfd, const char *name))
+{
+	int fd = openat(dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	DIR *d = fd < 0 ? NULL : fdopendir(fd);
+	struct dirent *e;
+	int r;
+
+	if (!d) {
+		r = -errno;
+		fd_close(fd);
+		return r;
+	}
+	do {
+		errno = 0;
+		e = readdir(d);
+		r = -errno;
+		if (e && e->d_name[0] != '.')
+			each(dirfd, e->d_name);
+	} while (e);
+	closedir(d);
+	return r;
 }

@@ -1,222 +1,268 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Data first, then its records.  Units that were written gather in a batch;
- * soon the sync thread syncs the data file, and only then writes the batch's
- * presence records.  A crash in between costs a refetch, never a wrong byte:
+ * Data first, then its records.  Chunks that were written gather in a batch of
+ * their file; soon the sync thread syncs the data, and only then writes the
+ * batch's presence records, and syncs them.  A crash in between costs a
+ * refetch, never a wrong byte:
  *
  *	kept --> unsynced --fdatasync(data)--> write records --> DURABLE
  *	             |
- *	             +--sync fails--> every unsynced unit withdrawn, refetched
+ *	             +--sync fails--> every unsynced chunk withdrawn, refetched
+ *
+ * A chunk that was dropped has its record erased by the same batch.
  */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/log.h"
 #include "base/own.h"
 #include "cached/cached.h"
+#include "cached/disk.h"
 
 #define SYNC_DELAY_MS	200	/* gathers a boot's burst into few syncs */
-#define SYNC_UNITS	256	/* or so many units, 16 MiB */
+#define SYNC_CHUNKS	256	/* or so many chunks, 16 MiB */
 
-#define RUN_MAX		64	/* records of one write, 4 KiB */
+#define RECORDS_A_WRITE	64	/* 4 KiB */
 
 struct sync_job {
 	struct job job;
-	struct layout *layout;
+	struct file *file;	/* only its constant members */
+	struct sync_batch *batch;
 };
 
-static void sync_start(struct layout *l);
+static void sync_start(struct file *f);
 
 static void
 sync_due(evutil_socket_t fd, short what, void *arg)
 {
-	struct layout *l = arg;
+	struct file *f = arg;
 
 	(void)fd;
 	(void)what;
-	l->sync_timer_set = false;
-	sync_start(l);
+	f->sync_timer_set = false;
+	sync_start(f);
 }
 
-/* One record beside the next: one write for a run of units. */
-static int
-write_records(const struct layout *l, const struct sync_batch *b)
+/* ---- the thread's part ---- */
+
+static void
+put_record(const struct file *f, const struct sync_entry *e,
+    uint8_t out[PRESENCE_RECORD])
 {
-	uint8_t bytes[RUN_MAX * PRESENCE_RECORD];
+	if (e->erase)
+		memset(out, 0, PRESENCE_RECORD);
+	else
+		presence_put(&f->h, e->chunk, &e->record, out);
+}
+
+/* One record beside the next: one write for a run of chunks. */
+static int
+write_records(const struct file *f, const struct sync_batch *b)
+{
+	uint8_t bytes[RECORDS_A_WRITE * PRESENCE_RECORD];
 	int r = 0;
 
 	for (size_t i = 0; i < b->n && r == 0;) {
-		uint64_t first = b->units[i].unit;
+		uint32_t first = b->entries[i].chunk;
 		size_t run = 0;
 
-		while (i < b->n && run < RUN_MAX &&
-		    b->units[i].unit == first + run) {
-			presence_put(l->file_id, first + run, &b->units[i].sum,
-			    bytes + run * PRESENCE_RECORD);
-			run++;
-			i++;
-		}
-		r = fd_pwrite_all(l->presence, bytes, run * PRESENCE_RECORD,
-		    PRESENCE_HEADER + first * PRESENCE_RECORD);
+		while (i < b->n && run < RECORDS_A_WRITE &&
+		    b->entries[i].chunk == first + run)
+			put_record(f, &b->entries[i++],
+			    bytes + run++ * PRESENCE_RECORD);
+		r = disk_write(f->presence, bytes, run * PRESENCE_RECORD,
+		    PRESENCE_HEADER + (uint64_t)first * PRESENCE_RECORD);
 	}
 	return r;
 }
 
-int
-sync_run(const struct layout *l, const struct sync_batch *batch)
+static int
+sync_batch(const struct file *f, const struct sync_batch *batch)
 {
-	int r;
+	int r = disk_sync(f->data);
 
-	if (fdatasync(l->data) < 0)
-		return -errno;
-	r = write_records(l, batch);
-	if (r == 0 && fdatasync(l->presence) < 0)
-		r = -errno;
-	return r;
+	if (r == 0)
+		r = write_records(f, batch);
+	return r < 0 ? r : disk_sync(f->presence);
+}
+
+static int
+sync_run(struct job *job)
+{
+	struct sync_job *sync = (struct sync_job *)job;
+
+	return sync_batch(sync->file, sync->batch);
+}
+
+/* ---- its result ---- */
+
+static const struct sync_entry *
+batch_find(const struct sync_batch *b, uint32_t chunk)
+{
+	for (size_t i = b ? b->n : 0; i-- > 0;)
+		if (b->entries[i].chunk == chunk)
+			return &b->entries[i];
+	return NULL;
+}
+
+const struct sync_entry *
+sync_find(const struct file *f, uint32_t chunk)
+{
+	const struct sync_entry *e = batch_find(f->unsynced, chunk);
+
+	return e ? e : batch_find(f->in_sync, chunk);
 }
 
 static void
-batch_durable(struct layout *l, const struct sync_batch *b)
+batch_durable(struct file *f, const struct sync_batch *b)
 {
 	for (size_t i = 0; i < b->n; i++) {
-		uint64_t unit = b->units[i].unit;
+		uint32_t chunk = b->entries[i].chunk;
 
-		if (layout_state(l, unit) != UNIT_ABSENT)
-			layout_set(l, unit, l->units[unit] | UNIT_DURABLE);
+		if (!b->entries[i].erase && !batch_find(f->unsynced, chunk) &&
+		    file_state(f, chunk) != CHUNK_ABSENT)
+			file_set(f, chunk, f->state[chunk] | CHUNK_DURABLE);
 	}
 }
 
 /* These bytes may never reach the disk: nobody may count on them. */
 static void
-batch_withdraw(struct layout *l, const struct sync_batch *b)
+batch_withdraw(struct file *f, const struct sync_batch *b)
 {
-	for (size_t i = 0; b && i < b->n; i++) {
-		layout_set(l, b->units[i].unit, UNIT_ABSENT);
-		device_withdraw(l, b->units[i].unit);
-	}
+	_cleanup_free_ uint8_t *lost = calloc(1, f->h.n_chunks);
+
+	if (!lost)
+		log_die("no memory to withdraw chunks");
+	for (size_t i = 0; i < b->n; i++)
+		if (!b->entries[i].erase)
+			lost[b->entries[i].chunk] = 1;
+	file_drop_marked(f, lost);
+}
+
+static void
+sync_failed(struct file *f, const struct sync_batch *batch, int r)
+{
+	struct sync_batch *unsynced = take_ptr(f->unsynced);
+
+	if (f->layout)
+		notice("state", f->layout, "the store can't be synced (%s): "
+		    "what was not yet safe is fetched again", strerror(-r));
+	else
+		log_err("sync %.12s: %s", digest_to_hex(&f->h.key).text,
+		    strerror(-r));
+	f->in_sync = batch;	/* so that file_drop() finds its digests */
+	batch_withdraw(f, batch);
+	f->in_sync = unsynced;
+	if (unsynced)
+		batch_withdraw(f, unsynced);
+	f->in_sync = NULL;
+	free(unsynced);
+	if (unsynced)
+		file_put(f);
+	if (f->layout)
+		f->layout->pull_next = 0;
 }
 
 static void
 sync_done(struct job *job)
 {
-	struct sync_job *sync = job->owner;
-	struct layout *l = sync->layout;
-	int r = job->result;
+	struct sync_job *sync = (struct sync_job *)job;
+	struct file *f = sync->file;
+	struct layout *l;
 
-	l->syncing = false;
-	l->in_sync = NULL;
-	if (r == 0)
-		batch_durable(l, job->batch);
-	else {
-		notice("state", &l->blob, "the store can't be synced (%s): "
-		    "what was not yet safe is fetched again", strerror(-r));
-		batch_withdraw(l, job->batch);
-		batch_withdraw(l, l->unsynced);
-		if (l->unsynced) {
-			free(take_ptr(l->unsynced));
-			layout_put(l);
-		}
-		l->pull_next = 0;
-		fetch_pump();
-	}
-	free(job->batch);
+	f->syncing = false;
+	f->in_sync = NULL;
+	if (job->result == 0)
+		batch_durable(f, sync->batch);
+	else if (!f->dead)
+		sync_failed(f, sync->batch, job->result);
+	free(sync->batch);
 	free(sync);
-	if (l->unsynced && l->unsynced->n > 0)
-		sync_start(l);
-	finish_check(l);
-	layout_put(l);
+	sync_start(f);
+	file_account(f);
+	TAILQ_FOREACH(l, &layouts, entry)	/* its own, and who leans on it */
+		finish_check(l);
+	if (!f->layout && !f->complete && !f->dead && !f->evicting)
+		layout_put(room_layout(f));	/* that looks as well */
+	fetch_pump();
+	file_put(f);
 }
 
 static void
-sync_start(struct layout *l)
+sync_start(struct file *f)
 {
 	struct sync_job *sync;
 
-	if (l->syncing || !l->unsynced || l->unsynced->n == 0)
+	if (f->syncing || !f->unsynced || f->unsynced->n == 0)
 		return;
 	sync = calloc(1, sizeof(*sync));
 	if (!sync)
-		return;		/* the next unit tries again */
-	sync->layout = l;
-	sync->job = (struct job){ .kind = JOB_SYNC, .done = sync_done,
-		.owner = sync, .layout = l, .batch = take_ptr(l->unsynced) };
-	l->syncing = true;
-	l->in_sync = sync->job.batch;
+		return;		/* the next chunk tries again */
+	sync->file = f;
+	sync->batch = take_ptr(f->unsynced);
+	sync->job = (struct job){ .lane = WORK_SYNC, .run = sync_run,
+		.done = sync_done };
+	f->syncing = true;
+	f->in_sync = sync->batch;
 	work_submit(&sync->job);
 }
 
 /* Room for one more; the batch may move.  0 or -ENOMEM. */
 static int
-batch_grow(struct layout *l)
+batch_grow(struct file *f)
 {
-	struct sync_batch *b = l->unsynced;
-	size_t size = b ? b->size * 2 : SYNC_UNITS;
+	struct sync_batch *b = f->unsynced;
+	size_t size = b ? b->size * 2 : SYNC_CHUNKS;
 
 	if (b && b->n < b->size)
 		return 0;
-	b = realloc(b, sizeof(*b) + size * sizeof(b->units[0]));
+	b = realloc(b, sizeof(*b) + size * sizeof(b->entries[0]));
 	if (!b)
 		return -ENOMEM;	/* a retry may come with the old one */
-	if (!l->unsynced) {
+	if (!f->unsynced) {
 		b->n = 0;
-		l->refs++;	/* until it is on disk */
+		f->refs++;	/* until it is on disk */
 	}
 	b->size = size;
-	l->unsynced = b;
+	f->unsynced = b;
 	return 0;
 }
 
 void
-sync_note(struct layout *l, uint64_t unit, const struct digest *sum)
+sync_note(struct file *f, uint32_t chunk, const struct presence_record *record)
 {
 	struct timeval soon = { 0, SYNC_DELAY_MS * 1000 };
+	struct sync_entry *e;
 
-	if (batch_grow(l) < 0)
+	if (f->dead || batch_grow(f) < 0)
 		return;		/* never recorded: fetched again some day */
-	l->unsynced->units[l->unsynced->n++] =
-	    (struct sync_unit){ unit, *sum };
-	if (l->unsynced->n >= SYNC_UNITS) {
-		sync_start(l);
+	e = &f->unsynced->entries[f->unsynced->n++];
+	*e = (struct sync_entry){ .chunk = chunk, .erase = !record };
+	if (record)
+		e->record = *record;
+	if (f->unsynced->n >= SYNC_CHUNKS) {
+		sync_start(f);
 		return;
 	}
-	if (!l->sync_timer)
-		l->sync_timer = evtimer_new(loop, sync_due, l);
-	if (l->sync_timer && !l->sync_timer_set &&
-	    evtimer_add(l->sync_timer, &soon) == 0)
-		l->sync_timer_set = true;
-}
-
-static bool
-batch_find(const struct sync_batch *b, uint64_t unit, struct digest *sum)
-{
-	for (size_t i = b ? b->n : 0; i-- > 0;)
-		if (b->units[i].unit == unit) {
-			*sum = b->units[i].sum;
-			return true;
-		}
-	return false;
-}
-
-bool
-sync_find(const struct layout *l, uint64_t unit, struct digest *sum)
-{
-	return batch_find(l->unsynced, unit, sum) ||
-	    batch_find(l->in_sync, unit, sum);
+	if (!f->sync_timer)
+		f->sync_timer = evtimer_new(loop, sync_due, f);
+	if (f->sync_timer && !f->sync_timer_set &&
+	    evtimer_add(f->sync_timer, &soon) == 0)
+		f->sync_timer_set = true;
 }
 
 void
 sync_flush_all(void)
 {
-	struct layout *l;
+	struct file *f;
 
-	TAILQ_FOREACH(l, &layouts, entry) {
-		int r = l->unsynced ? sync_run(l, l->unsynced) : 0;
+	TAILQ_FOREACH(f, &files, entry) {
+		int r = f->unsynced ? sync_batch(f, f->unsynced) : 0;
 
 		if (r < 0)
 			log_err("sync at the end: %s", strerror(-r));
-		else if (l->unsynced)
-			batch_durable(l, l->unsynced);
+		else if (f->unsynced)
+			batch_durable(f, f->unsynced);
 	}
 }

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Threads: two that hash and write units, one that syncs, one that reads whole
- * files.  A job goes in by work_submit() and comes back through a pipe, whose
- * event calls done() in the loop.  Queues need no bound of their own: each fill
- * has one job, each layout one sync and one digest.
+ * Threads: two that hash and write chunks, one that syncs, one that reads whole
+ * files, one for files of clients.  A job goes in by work_submit() and comes
+ * back through a pipe, whose event calls done() in the loop.  Queues need no
+ * bound of their own: each fill has one job, each file one sync, each layout
+ * one digest.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -15,7 +16,7 @@
 #include "base/log.h"
 #include "base/own.h"
 #include "cached/cached.h"
-#include "cached/room.h"
+#include "cached/idle.h"
 
 #define HASH_THREADS	2
 
@@ -25,7 +26,7 @@ struct lane {
 	STAILQ_HEAD(, job) queue;
 };
 
-static struct lane hash_lane, sync_lane, scrub_lane, done_lane;
+static struct lane lanes[WORK_LANES], done_lane;
 static int wake[2];
 _Atomic bool work_stopping;
 static size_t pending;		/* the loop's */
@@ -66,59 +67,17 @@ lane_take(struct lane *lane, bool wait)
 	return job;
 }
 
-static int
-keep(struct job *job)
-{
-	int r;
-
-	job->digest = digest_of(job->buf, job->len);
-	if (job->has_expected && !digest_equal(&job->digest, &job->expected))
-		return -EBADMSG;
-	r = room_reserve(job->fd, job->offset, job->len);
-	return r < 0 ? r : fd_pwrite_all(job->fd, job->buf, job->len,
-	    job->offset);
-}
-
-static int
-check(struct job *job)
-{
-	ssize_t n = fd_pread_all(job->fd, job->buf, job->len, job->offset);
-
-	if (n < 0)
-		return (int)n;
-	if ((size_t)n != job->len)
-		return -EIO;
-	job->digest = digest_of(job->buf, job->len);
-	if (job->has_expected && !digest_equal(&job->digest, &job->expected))
-		return -EBADMSG;
-	return 0;
-}
-
-static int
-run(struct job *job)
-{
-	switch (job->kind) {
-	case JOB_KEEP:
-		return keep(job);
-	case JOB_CHECK:
-		return check(job);
-	case JOB_SYNC:
-		return sync_run(job->layout, job->batch);
-	case JOB_DIGEST:
-		return finish_run(job);
-	}
-	return -EINVAL;
-}
-
 static void *
 thread_main(void *arg)
 {
 	struct lane *lane = arg;
 
+	if (lane == &lanes[WORK_SCRUB])
+		idle_priority();
 	for (;;) {
 		struct job *job = lane_take(lane, true);
 
-		job->result = run(job);
+		job->result = job->run(job);
 		if (lane_put(&done_lane, job) &&
 		    write(wake[1], "", 1) < 0 && errno != EAGAIN)
 			log_die("wake the event loop: %s", strerror(errno));
@@ -143,10 +102,10 @@ jobs_done(evutil_socket_t fd, short what, void *arg)
 }
 
 static void
-start_thread(struct lane *lane)
+start_thread(enum work_lane lane)
 {
 	pthread_t thread;
-	int r = pthread_create(&thread, NULL, thread_main, lane);
+	int r = pthread_create(&thread, NULL, thread_main, &lanes[lane]);
 
 	if (r != 0)
 		log_die("start a thread: %s", strerror(r));
@@ -158,9 +117,8 @@ work_start(void)
 {
 	struct event *woken;
 
-	lane_init(&hash_lane);
-	lane_init(&sync_lane);
-	lane_init(&scrub_lane);
+	for (int i = 0; i < WORK_LANES; i++)
+		lane_init(&lanes[i]);
 	lane_init(&done_lane);
 	if (pipe(wake) < 0 || fd_nonblock(wake[0]) < 0 ||
 	    fd_nonblock(wake[1]) < 0)
@@ -170,17 +128,17 @@ work_start(void)
 	if (!woken || event_add(woken, NULL) < 0)
 		log_die("no memory for an event");
 	for (int i = 0; i < HASH_THREADS; i++)
-		start_thread(&hash_lane);
-	start_thread(&sync_lane);
-	start_thread(&scrub_lane);
+		start_thread(WORK_HASH);
+	start_thread(WORK_SYNC);
+	start_thread(WORK_SCRUB);
+	start_thread(WORK_COPY);
 }
 
 void
 work_submit(struct job *job)
 {
 	pending++;
-	lane_put(job->kind == JOB_SYNC ? &sync_lane :
-	    job->kind == JOB_DIGEST ? &scrub_lane : &hash_lane, job);
+	lane_put(&lanes[job->lane], job);
 }
 
 void

@@ -59,7 +59,7 @@ query_free(struct query *q)
 struct shown {
 	CTL(Device) m;
 	struct digest_text image_digest, digest;
-	char path[512], chain[512], error[256];
+	char path[DEVICE_PATH_SIZE], chain[256], error[256];
 	char *names[ALIASES_MAX], *consumers[CONSUMERS_SHOWN];
 };
 
@@ -84,8 +84,12 @@ show_layout(CTL(Device) *m, const struct device *d)
 	const Suite__Layout *l = &d->layout;
 
 	m->network_free = l->network_free;
-	m->chunks_total = map_units(d->spec.size, d->spec.unit);
-	m->chunks_present = l->units_present;
+	m->chunks_total = l->chunks;
+	m->chunks_present = l->chunks_present;
+	m->chunks_shared = l->chunks_shared;
+	m->chunks_damaged = l->damaged;
+	m->self_contained = l->self_contained;
+	m->unproven = l->unproven;
 	m->bytes_present = l->bytes_present;
 	m->bytes_fetched = l->bytes_fetched;
 	m->requests_sent = l->requests_sent;
@@ -104,18 +108,23 @@ show_stats(CTL(Device) *m, const struct stats *stats)
 	m->bytes_served = atomic_load(&stats->bytes_served);
 }
 
+/* cached tells it of an index; without one it is the rung's. */
 static const char *
-chain_text(uint32_t rung)
+chain_text(const struct device *d)
 {
-	switch (rung) {
+	if (d->chain[0])
+		return d->chain;
+	switch (d->spec.rung) {
 	case CTL_RUNG(TRANSPORT):
 		return "nothing but the transport";
 	case CTL_RUNG(COMPLETE):
 		return "transport until complete, then the erofs digest of "
 		    "the manifest";
-	default:
+	case CTL_RUNG(WHOLE):
 		return "manifest digest, then the erofs digest of the whole "
 		    "blob before the first byte";
+	default:
+		return "";
 	}
 }
 
@@ -128,7 +137,8 @@ show(struct shown *s, struct device *d)
 	shedstream__control__v1__device__init(m);
 	s->image_digest = digest_to_text(&d->spec.image);
 	s->digest = digest_to_text(&d->spec.blob);
-	device_uri(d, d->spec.name, s->path, sizeof(s->path));
+	device_path(d, d->spec.name, s->path, sizeof(s->path));
+	snprintf(s->chain, sizeof(s->chain), "%s", chain_text(d));
 	snprintf(s->error, sizeof(s->error), "%s", d->last_error[0] ?
 	    d->last_error : d->layout_error);
 	m->name = d->spec.name;
@@ -145,7 +155,7 @@ show(struct shown *s, struct device *d)
 	m->state = shown_state(d);
 	m->last_error = s->error;
 	m->worker_restarts = d->spec.restarts;
-	m->chain = (char *)chain_text(d->spec.rung);
+	m->chain = s->chain;
 	m->consumers = s->consumers;
 	TAILQ_FOREACH(c, &d->consumers, entry)
 		if (m->n_consumers < CONSUMERS_SHOWN)
@@ -363,8 +373,8 @@ ask_layouts(struct query *q, struct device *only)
 
 		if (!cached_link || (only && d != only))
 			continue;
-		m.blob_digest.data = d->spec.blob.bytes;
-		m.blob_digest.len = DIGEST_LEN;
+		m.layout.data = d->spec.layout.bytes;
+		m.layout.len = DIGEST_LEN;
 		ask(q, SUITE_BODY(INSPECT), &m);
 	}
 	if (q->pending == 0)
@@ -440,8 +450,8 @@ on_map(void *owner, struct ipc_link *link, struct ipc_message *msg)
 	q = query_new(QUERY_MAP, owner, msg->id, req->name);
 	if (!q)
 		return;
-	m.blob_digest.data = d->spec.blob.bytes;
-	m.blob_digest.len = DIGEST_LEN;
+	m.layout.data = d->spec.layout.bytes;
+	m.layout.len = DIGEST_LEN;
 	m.cells = MAP_CELLS;
 	if (cached_link)
 		ask(q, SUITE_BODY(MAP_CELLS), &m);
@@ -456,22 +466,42 @@ on_layout(void *owner, struct ipc_link *link, struct ipc_message *msg)
 {
 	const Suite__Layout *m = msg->body;
 	struct query *q = query_find(msg->id);
-	struct digest blob;
+	struct digest layout;
 	struct device *d;
 
 	(void)owner;
 	(void)link;
-	if (digest_from_bytes(m->blob_digest.data, m->blob_digest.len,
-	    &blob) < 0)
+	if (digest_from_bytes(m->layout.data, m->layout.len, &layout) < 0)
 		return;
 	TAILQ_FOREACH(d, &devices, entry) {
-		if (!digest_equal(&d->spec.blob, &blob))
+		if (!digest_equal(&d->spec.layout, &layout))
 			continue;
-		d->layout = *m;		/* numbers; no pointer of it is used */
 		snprintf(d->layout_error, sizeof(d->layout_error), "%s",
 		    m->last_error);
+		snprintf(d->chain, sizeof(d->chain), "%s", m->chain);
+		d->layout = *m;
+		d->layout.layout.data = d->spec.layout.bytes;
+		d->layout.last_error = d->layout_error;
+		d->layout.chain = d->chain;
 	}
 	if (q && --q->pending == 0)
+		query_answer(q);
+}
+
+/* cached knows no such layout, or can't say: the rest is still worth telling,
+ * where there is any. */
+void
+query_failed(uint64_t id, const Suite__Failed *m)
+{
+	struct query *q = query_find(id);
+
+	if (!q)
+		return;
+	if (q->kind == QUERY_MAP || q->kind == QUERY_IMAGES) {
+		reply_error(q->client, q->request, m->code, m->retry, "%s",
+		    m->text);
+		query_free(q);
+	} else if (--q->pending == 0)
 		query_answer(q);
 }
 

@@ -1,23 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Requests that take time: attach, pull (Prefetch all), and the restoring of
- * devices that were written down.  Each is an op:
+ * Attach, pull (Prefetch all), and the restoring of devices that were written
+ * down: ops (op.c) whose request is an Open.  And detach, which takes no time.
  *
- *	OPENING --Opened--> (pull) done
- *	   |          \--> MAKING --device ready--> consumer written down, done
- *	   +--OpenFailed, deadline--> failed
+ *	OPENING --Opened--> (pull) over
+ *	              \--> MAKING --device ready--> consumer written down, over
  *
- * An op outlives its client's connection: what it does is harmless to finish,
- * and the same request again joins it.
+ * A device that is presented as plain is a file of the store: it is made
+ * without a worker, of an image that is whole and in a file of its own.
  */
 #include <errno.h>
-#include <inttypes.h>
-#include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-
-#include <openssl/rand.h>
 
 #include "base/log.h"
 #include "base/own.h"
@@ -26,219 +20,112 @@
 #define DEADLINE_MS	8000	/* below shed's own 10 s */
 #define MAKING_MS	1000	/* of it for making the device */
 #define MAKING_MAX_MS	5000	/* where there is no deadline */
-#define OPS_MAX		1024
 
-enum op_kind { OP_ATTACH, OP_PULL, OP_RESTORE };
-enum op_state { OP_OPENING, OP_MAKING };
-
-struct op {
-	TAILQ_ENTRY(op) entry;
-	uint64_t id;		/* also of the Open at cached */
-	enum op_kind kind;
-	enum op_state state;
-	struct client *client;	/* NULL: nobody listens (any more) */
-	uint64_t request;
-	bool accepted;
+struct attach {
+	struct op op;
+	TAILQ_ENTRY(attach) entry;
+	Suite__Open open;
 	char image[IMAGE_TEXT_MAX + 1], name[DEVICE_NAME_MAX + 1];
 	char consumer[CONSUMER_TEXT + 1];
-	uint32_t rung, present, deadline_ms;
-	bool whole, fallback;
+	uint32_t present, deadline_ms;
+	bool making;
 	bool after_gone, tried_again;	/* while a failed device was ending */
-	struct device *device;	/* MAKING, or to be restored */
-	struct event *slow, *late;
+	struct device *device;	/* that it makes, or brings back */
 };
 
-static TAILQ_HEAD(, op) ops = TAILQ_HEAD_INITIALIZER(ops);
-static unsigned n_ops;
+static TAILQ_HEAD(, attach) attaches = TAILQ_HEAD_INITIALIZER(attaches);
+
+/* ---- its ends ---- */
 
 static void
-op_free(struct op *o)
+attach_end(struct op *o, const char *why)
 {
-	TAILQ_REMOVE(&ops, o, entry);
-	n_ops--;
-	if (o->slow)
-		event_free(o->slow);
-	if (o->late)
-		event_free(o->late);
-	free(o);
+	struct attach *a = (struct attach *)o;
+
+	TAILQ_REMOVE(&attaches, a, entry);
+	if (why && a->device)
+		device_drop_if_unused(a->device);
 }
 
-/* ---- answering ---- */
-
-__attribute__((format(printf, 4, 5))) static void
-op_fail(struct op *o, Shedstream__Control__V1__Code code, bool retry,
-    const char *fmt, ...)
+static void
+restore_end(struct op *o, const char *why)
 {
-	struct device *d = o->device;
-	char text[512];
-	va_list args;
+	struct attach *a = (struct attach *)o;
+	struct device *d = a->device;
 
-	va_start(args, fmt);
-	vsnprintf(text, sizeof(text), fmt, args);
-	va_end(args);
-	if (o->kind == OP_RESTORE) {
-		snprintf(d->last_error, sizeof(d->last_error), "%.255s", text);
+	if (why) {
+		snprintf(d->last_error, sizeof(d->last_error), "%.255s", why);
 		log_err("device %s can't be brought back: %s", d->spec.name,
-		    text);
-		event_send("device-failed", d->spec.name, &d->spec.blob,
-		    text);
+		    why);
+		event_send("device-failed", d->spec.name, &d->spec.blob, why);
 	}
-	reply_error(o->client, o->request, code, retry, "%s", text);
-	op_free(o);
-	if (d)
-		device_drop_if_unused(d);
+	attach_end(o, why);
 }
 
 static void
-op_accept(struct op *o)
+attach_late(struct op *o)
 {
-	CTL(Accepted) m = SHEDSTREAM__CONTROL__V1__ACCEPTED__INIT;
+	struct attach *a = (struct attach *)o;
 
-	if (o->accepted)
-		return;
-	o->accepted = true;
-	m.op = o->id;
-	reply(o->client, o->request, CTL_BODY(ACCEPTED), &m);
-}
-
-static void
-op_slow(evutil_socket_t fd, short what, void *arg)
-{
-	(void)fd;
-	(void)what;
-	op_accept(arg);
-}
-
-static void
-cancel_open(const struct op *o)
-{
-	Suite__CancelOpen m = SUITE__CANCEL_OPEN__INIT;
-
-	if (o->state == OP_OPENING && cached_link)
-		ipc_send(cached_link, o->id, SUITE_BODY(CANCEL_OPEN), &m,
-		    NULL, 0, -1);
-}
-
-static void
-op_late(evutil_socket_t fd, short what, void *arg)
-{
-	struct op *o = arg;
-
-	(void)fd;
-	(void)what;
-	cancel_open(o);
-	if (o->state == OP_MAKING)
+	if (a->making)
 		op_fail(o, CTL_CODE(DEVICE_UNAVAILABLE), true, "the device for "
-		    "%s did not come up in time; the log says why", o->image);
+		    "%s did not come up in time; the log says why", a->image);
 	else
 		op_fail(o, CTL_CODE(TIMEOUT), true, "%s was not ready within "
-		    "%u ms; see shedctl health, then try again", o->image,
-		    o->deadline_ms);
-}
-
-/* Give up after so long, if no earlier limit is set. */
-static void
-op_set_late(struct op *o, uint32_t ms)
-{
-	struct timeval late = { ms / 1000, ms % 1000 * 1000 };
-
-	if (!o->late)
-		o->late = evtimer_new(loop, op_late, o);
-	if (!o->late)
-		log_die("no memory for a timer");
-	if (!evtimer_pending(o->late, NULL))
-		evtimer_add(o->late, &late);
+		    "%u ms; see shedctl health, then try again", a->image,
+		    a->deadline_ms);
 }
 
 static void
-attached(struct op *o, struct device *d)
+attached(struct attach *a, struct device *d)
 {
 	CTL(Attached) m = SHEDSTREAM__CONTROL__V1__ATTACHED__INIT;
 	struct digest_text image = digest_to_text(&d->spec.image),
 	    blob = digest_to_text(&d->spec.blob);
-	char uri[512];
+	char path[DEVICE_PATH_SIZE];
 
-	m.name = o->name[0] ? o->name : d->spec.name;
-	device_uri(d, m.name, uri, sizeof(uri));
-	m.path = uri;
+	m.name = a->name[0] ? a->name : d->spec.name;
+	device_path(d, m.name, path, sizeof(path));
+	m.path = path;
 	m.image_digest = image.text;
 	m.digest = blob.text;
 	m.size = d->spec.size;
 	m.rung = d->spec.rung;
 	m.present = d->spec.present;
-	reply(o->client, o->request, CTL_BODY(ATTACHED), &m);
+	op_answer(&a->op, CTL_BODY(ATTACHED), &m);
 }
 
 /* The device is ready: write the consumer down, answer. */
 static void
-op_attach(struct op *o, struct device *d)
+attach_to(struct attach *a, struct device *d)
 {
 	int r = 0;
 
-	if (o->name[0])
-		r = device_add_name(d, o->name);
+	if (a->name[0])
+		r = device_add_name(d, a->name);
 	if (r == -EEXIST) {
-		op_fail(o, CTL_CODE(IN_USE), false, "the name %s means another "
-		    "device; choose another --name", o->name);
+		op_fail(&a->op, CTL_CODE(IN_USE), false, "the name %s means "
+		    "another device; choose another --name", a->name);
 		return;
 	}
 	if (r == -ENOSPC) {
-		op_fail(o, CTL_CODE(IN_USE), false, "device %s has %d names "
-		    "already; use one of them", d->spec.name, ALIASES_MAX + 1);
+		op_fail(&a->op, CTL_CODE(IN_USE), false, "device %s has %d "
+		    "names already; use one of them", d->spec.name,
+		    ALIASES_MAX + 1);
 		return;
 	}
-	r = device_attach(d, o->consumer);
+	r = device_attach(d, a->consumer);
 	if (r < 0) {
-		op_fail(o, CTL_CODE(INTERNAL), true, "the attachment can't be "
-		    "written down: %s; see the log", strerror(-r));
+		op_fail(&a->op, CTL_CODE(INTERNAL), true, "the attachment "
+		    "can't be written down: %s; see the log", strerror(-r));
 		return;
 	}
 	log_info("device %s: attached by %s (%s, %s)", d->spec.name,
-	    o->consumer, d->image, rung_name(d->spec.rung));
-	attached(o, d);
-	op_free(o);
+	    a->consumer, d->image, rung_name(d->spec.rung));
+	attached(a, d);
 }
 
 /* ---- cached's answers ---- */
-
-static struct op *
-op_find(uint64_t id)
-{
-	struct op *o;
-
-	TAILQ_FOREACH(o, &ops, entry)
-		if (o->id == id)
-			return o;
-	return NULL;
-}
-
-void
-on_open_progress(void *owner, struct ipc_link *link, struct ipc_message *msg)
-{
-	const Suite__OpenProgress *m = msg->body;
-	CTL(Progress) p = SHEDSTREAM__CONTROL__V1__PROGRESS__INIT;
-	struct op *o = op_find(msg->id);
-	struct digest_text text;
-	struct digest blob;
-
-	(void)owner;
-	(void)link;
-	if (!o || !o->client || digest_from_bytes(m->blob_digest.data,
-	    m->blob_digest.len, &blob) < 0)
-		return;
-	if (o->late)
-		event_del(o->late);	/* a pull takes as long as it takes */
-	op_accept(o);
-	text = digest_to_text(&blob);
-	p.digest = text.text;
-	p.current = m->current;
-	p.total = m->total;
-	p.state = m->exists ? SHEDSTREAM__CONTROL__V1__PROGRESS__STATE__EXISTS
-	    : m->current == m->total ?
-	    SHEDSTREAM__CONTROL__V1__PROGRESS__STATE__DONE :
-	    SHEDSTREAM__CONTROL__V1__PROGRESS__STATE__DOWNLOADING;
-	reply(o->client, o->request, CTL_BODY(PROGRESS), &p);
-}
 
 static bool
 some_device_ends(void)
@@ -251,107 +138,183 @@ some_device_ends(void)
 	return false;
 }
 
-void
-on_open_failed(void *owner, struct ipc_link *link, struct ipc_message *msg)
+/* Perhaps only because a failed device is still ending: true, then wait. */
+static bool
+open_failed(struct op *o, const Suite__Failed *m)
 {
-	const Suite__OpenFailed *m = msg->body;
-	struct op *o = op_find(msg->id);
+	struct attach *a = (struct attach *)o;
 
-	(void)owner;
-	(void)link;
-	if (!o)
-		return;
-	if ((m->code == CTL_CODE(DIGEST_MISMATCH) ||
-	    m->code == CTL_CODE(SIZE_CHANGED)) && !o->tried_again &&
-	    some_device_ends()) {
-		o->after_gone = o->tried_again = true;
-		return;
-	}
-	op_fail(o, m->code, m->retry, "%s", m->text);
+	if ((m->code != CTL_CODE(DIGEST_MISMATCH) &&
+	    m->code != CTL_CODE(SIZE_CHANGED)) || a->tried_again ||
+	    !some_device_ends())
+		return false;
+	o->waits = false;
+	a->after_gone = a->tried_again = true;
+	return true;
 }
 
 static void
-opened_attach(struct op *o, const struct device_spec *spec)
+nonsense(struct attach *a)
+{
+	op_fail(&a->op, CTL_CODE(INTERNAL), false, "cached answered nonsense; "
+	    "see the log");
+}
+
+static void
+opened_attach(struct attach *a, const struct device_spec *spec,
+    const char *data)
 {
 	struct device *d = device_by_id(spec->id);
 
 	if (!d) {
-		d = device_want(spec, o->image);
+		d = device_want(spec, a->image);
 		if (!d) {
-			op_fail(o, CTL_CODE(INTERNAL), true, "no memory");
+			op_fail(&a->op, CTL_CODE(INTERNAL), true, "no memory");
 			return;
 		}
 		d->spec.name[0] = '\0';
-		if (device_choose_name(d, o->name) < 0) {
+		if (device_choose_name(d, a->name) < 0) {
 			device_forget(d);
-			op_fail(o, CTL_CODE(IN_USE), false, "the name %s means "
-			    "another device; choose another --name", o->name);
+			op_fail(&a->op, CTL_CODE(IN_USE), false, "the name %s "
+			    "means another device; choose another --name",
+			    a->name);
 			return;
 		}
 	}
 	if (d->spec.size != spec->size && d->state == DEVICE_READY) {
-		op_fail(o, CTL_CODE(SIZE_CHANGED), false, "device %s was made "
-		    "with another size; detach it, then attach it again",
+		op_fail(&a->op, CTL_CODE(SIZE_CHANGED), false, "device %s was "
+		    "made with another size; detach it, then attach it again",
 		    d->spec.name);
 		return;
 	}
+	snprintf(d->data, sizeof(d->data), "%s", data);
 	if (d->state == DEVICE_READY) {
-		op_attach(o, d);
+		attach_to(a, d);
 		return;
 	}
 	d->spec.size = spec->size;	/* the registry told it wrong before */
-	o->state = OP_MAKING;
-	o->device = d;
-	op_set_late(o, MAKING_MAX_MS);
+	a->making = true;
+	a->device = d;
+	op_deadline(&a->op, MAKING_MAX_MS);
 	if (d->state == DEVICE_WANTED)
 		device_make(d);
 }
 
-void
-on_opened(void *owner, struct ipc_link *link, struct ipc_message *msg)
+/* What cached told of the image, as a device.  0, or -EINVAL. */
+static int
+opened_spec(const struct attach *a, const Suite__Opened *m,
+    struct device_spec *spec)
 {
-	const Suite__Opened *m = msg->body;
-	CTL(Done) done = SHEDSTREAM__CONTROL__V1__DONE__INIT;
-	struct op *o = op_find(msg->id);
-	struct device_spec spec = { .size = m->size, .unit = m->unit };
-
-	(void)owner;
-	(void)link;
-	if (!o)
-		return;
+	*spec = (struct device_spec){ .size = m->size, .unit = m->unit,
+		.rung = m->rung, .present = a->present };
 	if (digest_from_bytes(m->image_digest.data, m->image_digest.len,
-	    &spec.image) < 0 || digest_from_bytes(m->blob_digest.data,
-	    m->blob_digest.len, &spec.blob) < 0) {
-		op_fail(o, CTL_CODE(INTERNAL), false, "cached answered "
-		    "nonsense; see the log");
-		return;
-	}
-	if (o->kind == OP_PULL) {
-		reply(o->client, o->request, CTL_BODY(DONE), &done);
-		op_free(o);
-		return;
-	}
-	if (o->kind == OP_RESTORE) {
-		if (o->device->state == DEVICE_WANTED)
-			device_make(o->device);
-		op_free(o);
-		return;
-	}
-	spec.rung = o->rung;
-	spec.present = o->present;
-	device_id(&spec.blob, &spec.image, spec.rung, spec.present, spec.id);
-	opened_attach(o, &spec);
+	    &spec->image) < 0 || digest_from_bytes(m->blob_digest.data,
+	    m->blob_digest.len, &spec->blob) < 0 || digest_from_bytes(
+	    m->layout.data, m->layout.len, &spec->layout) < 0)
+		return -EINVAL;
+	/* Never less than was asked for. */
+	if (m->rung < CTL_RUNG(TRANSPORT) || m->rung > CTL_RUNG(CHUNK) ||
+	    m->rung < a->open.rung)
+		return -EINVAL;
+	device_id(&spec->blob, &spec->image, &spec->layout, spec->rung,
+	    spec->present, spec->id);
+	return 0;
 }
+
+/* Where a plain device's file is, in the store.  NULL: it has none. */
+static const char *
+opened_data(const struct attach *a, const Suite__Opened *m)
+{
+	if (a->present != CTL_PRESENT(PLAIN))
+		return "";
+	if (!m->complete || !m->self_contained || !data_text_valid(m->data))
+		return NULL;
+	return m->data;
+}
+
+static void
+attach_opened(struct op *o, const void *body)
+{
+	struct attach *a = (struct attach *)o;
+	const Suite__Opened *m = body;
+	const char *data = opened_data(a, m);
+	struct device_spec spec;
+
+	o->waits = false;
+	if (opened_spec(a, m, &spec) < 0)
+		nonsense(a);
+	else if (!data)
+		op_fail(o, CTL_CODE(DEVICE_UNAVAILABLE), true, "%s is not "
+		    "whole in a file of its own; see the log, or use "
+		    "--present nbd", a->image);
+	else
+		opened_attach(a, &spec, data);
+}
+
+static void
+pull_opened(struct op *o, const void *body)
+{
+	CTL(Done) done = SHEDSTREAM__CONTROL__V1__DONE__INIT;
+
+	(void)body;
+	op_answer(o, CTL_BODY(DONE), &done);
+}
+
+static void
+restore_opened(struct op *o, const void *body)
+{
+	struct attach *a = (struct attach *)o;
+	struct device *d = a->device;
+	const Suite__Opened *m = body;
+	const char *data = opened_data(a, m);
+	struct device_spec spec;
+
+	if (opened_spec(a, m, &spec) < 0)
+		nonsense(a);
+	else if (!digest_equal(&spec.layout, &d->spec.layout))
+		op_fail(o, CTL_CODE(INTEGRITY_REFUSED), false, "its image is "
+		    "laid out by another chunk index now; detach it, then "
+		    "attach it again");
+	else if (!data)
+		op_fail(o, CTL_CODE(DEVICE_UNAVAILABLE), false, "its file in "
+		    "the store is not whole any more; detach it, then attach "
+		    "it again");
+	else {
+		snprintf(d->data, sizeof(d->data), "%s", data);
+		if (d->state == DEVICE_WANTED)
+			device_make(d);
+		op_over(o);
+	}
+}
+
+static const struct op_type attach_type = {
+	.size = sizeof(struct attach),
+	.request = SUITE_BODY(OPEN), .answer = SUITE_BODY(OPENED),
+	.answered = attach_opened, .failed = open_failed,
+	.late = attach_late, .end = attach_end, .again = true,
+};
+static const struct op_type pull_type = {
+	.size = sizeof(struct attach),
+	.request = SUITE_BODY(OPEN), .answer = SUITE_BODY(OPENED),
+	.answered = pull_opened, .failed = open_failed,
+	.end = attach_end, .again = true,
+};
+static const struct op_type restore_type = {
+	.size = sizeof(struct attach),
+	.request = SUITE_BODY(OPEN), .answer = SUITE_BODY(OPENED),
+	.answered = restore_opened, .failed = open_failed,
+	.end = restore_end, .again = true, .internal = true,
+};
 
 /* ---- devices ---- */
 
 bool
 ops_wait_for(const struct device *d)
 {
-	struct op *o;
+	struct attach *a;
 
-	TAILQ_FOREACH(o, &ops, entry)
-		if (o->device == d)
+	TAILQ_FOREACH(a, &attaches, entry)
+		if (a->device == d)
 			return true;
 	return false;
 }
@@ -359,104 +322,72 @@ ops_wait_for(const struct device *d)
 void
 ops_device_ready(struct device *d)
 {
-	struct op *o, *next;
+	struct attach *a, *next;
 
-	for (o = TAILQ_FIRST(&ops); o; o = next) {
-		next = TAILQ_NEXT(o, entry);
-		if (o->device == d && o->state == OP_MAKING)
-			op_attach(o, d);
+	for (a = TAILQ_FIRST(&attaches); a; a = next) {
+		next = TAILQ_NEXT(a, entry);
+		if (a->device == d && a->making)
+			attach_to(a, d);
 	}
 }
 
 void
 ops_device_failed(struct device *d, const char *why)
 {
-	struct op *o, *next;
+	struct attach *a, *next;
 
-	for (o = TAILQ_FIRST(&ops); o; o = next) {
-		next = TAILQ_NEXT(o, entry);
-		if (o->device != d || o->state != OP_MAKING)
+	for (a = TAILQ_FIRST(&attaches); a; a = next) {
+		next = TAILQ_NEXT(a, entry);
+		if (a->device != d || !a->making)
 			continue;
-		o->device = NULL;	/* the caller drops it */
-		op_fail(o, CTL_CODE(DEVICE_UNAVAILABLE), true, "%s; see the "
-		    "log", why);
+		a->device = NULL;	/* the caller drops it */
+		op_fail(&a->op, CTL_CODE(DEVICE_UNAVAILABLE), true, "%s; see "
+		    "the log", why);
 	}
-}
-
-/* ---- starting ---- */
-
-static void
-open_send(const struct op *o)
-{
-	Suite__Open m = SUITE__OPEN__INIT;
-
-	if (!cached_link)
-		return;		/* ops_cached_up() */
-	m.image = (char *)o->image;
-	m.rung = o->rung;
-	m.whole = o->whole;
-	m.fallback_whole = o->fallback;
-	m.restore = o->kind == OP_RESTORE;
-	m.deadline_ms = o->deadline_ms > MAKING_MS ?
-	    o->deadline_ms - MAKING_MS : o->deadline_ms;
-	ipc_send(cached_link, o->id, SUITE_BODY(OPEN), &m, NULL, 0, -1);
 }
 
 void
 ops_device_gone(void)
 {
-	struct op *o;
+	struct attach *a;
 
-	TAILQ_FOREACH(o, &ops, entry)
-		if (o->after_gone) {
-			o->after_gone = false;
-			open_send(o);
+	TAILQ_FOREACH(a, &attaches, entry)
+		if (a->after_gone) {
+			a->after_gone = false;
+			a->op.waits = true;
+			op_ask(&a->op);
 		}
 }
 
-void
-ops_cached_up(void)
+/* ---- starting ---- */
+
+static struct attach *
+attach_new(const struct op_type *type, struct client *c, uint64_t request,
+    const char *image)
 {
-	struct op *o;
+	struct attach *a = (struct attach *)op_new(type, c, request);
 
-	TAILQ_FOREACH(o, &ops, entry)
-		if (o->state == OP_OPENING)
-			open_send(o);
-}
-
-static struct op *
-op_new(enum op_kind kind, const char *image)
-{
-	struct op *o = n_ops < OPS_MAX ? calloc(1, sizeof(*o)) : NULL;
-
-	if (!o)
+	if (!a)
 		return NULL;
-	o->kind = kind;
-	snprintf(o->image, sizeof(o->image), "%s", image);
-	do
-		RAND_bytes((unsigned char *)&o->id, sizeof(o->id));
-	while (o->id == 0 || op_find(o->id));
-	TAILQ_INSERT_TAIL(&ops, o, entry);
-	n_ops++;
-	return o;
+	TAILQ_INSERT_TAIL(&attaches, a, entry);
+	snprintf(a->image, sizeof(a->image), "%s", image);
+	suite__open__init(&a->open);
+	a->open.image = a->image;
+	return a;
 }
 
 static void
-op_start(struct op *o)
+attach_start(struct attach *a)
 {
-	struct timeval slow = { ANSWER_MS / 1000, ANSWER_MS % 1000 * 1000 };
+	uint32_t ms = a->deadline_ms;
 
-	o->slow = evtimer_new(loop, op_slow, o);
-	if (o->slow)
-		evtimer_add(o->slow, &slow);
-	if (o->deadline_ms)
-		op_set_late(o, o->deadline_ms);
-	open_send(o);
+	a->open.deadline_ms = ms > MAKING_MS ? ms - MAKING_MS : ms;
+	if (ms)
+		op_deadline(&a->op, ms);
+	op_start(&a->op, &a->open);
 }
 
-/* Too long, or what no image is called: cached says what is wrong with the
- * rest. */
-static bool
+bool
 image_refused(struct client *c, uint64_t id, const char *image)
 {
 	if (image_text_valid(image))
@@ -464,6 +395,25 @@ image_refused(struct client *c, uint64_t id, const char *image)
 	reply_error(c, id, CTL_CODE(BAD_REQUEST), false, "an image is named "
 	    "HOST[:PORT]/REPO[:TAG|@sha256:HEX], or sha256:HEX, in at most %d "
 	    "bytes", IMAGE_TEXT_MAX);
+	return true;
+}
+
+static bool
+present_refused(struct client *c, uint64_t id, uint32_t present)
+{
+	if (present == CTL_PRESENT(AUTO) || present == CTL_PRESENT(NBD))
+		return false;
+	if (present != CTL_PRESENT(PLAIN))
+		reply_error(c, id, CTL_CODE(DEVICE_UNAVAILABLE), false, "this "
+		    "version presents devices as nbd and plain only; use "
+		    "--present nbd");
+	else if (store_path[0] == '\0')
+		reply_error(c, id, CTL_CODE(DEVICE_UNAVAILABLE), false, "the "
+		    "path of the store is longer than %d bytes, so that no "
+		    "file in it can be named; use --present nbd, or a store "
+		    "with a shorter path", STORE_PATH_MAX);
+	else
+		return false;
 	return true;
 }
 
@@ -479,38 +429,13 @@ attach_refused(struct client *c, uint64_t id, const CTL(Attach) *m)
 		reply_error(c, id, CTL_CODE(BAD_REQUEST), false, "a consumer "
 		    "is 1 to %d printable characters without / and blanks",
 		    CONSUMER_MAX);
-	else if (m->present != CTL_PRESENT(AUTO) &&
-	    m->present != CTL_PRESENT(NBD))
-		reply_error(c, id, CTL_CODE(DEVICE_UNAVAILABLE), false, "this "
-		    "version presents devices by nbd only; use --present nbd");
 	else if (m->integrity > CTL_RUNG(CHUNK))
 		reply_error(c, id, CTL_CODE(BAD_REQUEST), false, "integrity is "
 		    "chunk, whole, complete or transport");
-	else if (m->integrity == CTL_RUNG(DEFAULT) &&
-	    conf->integrity > CTL_RUNG(WHOLE))
-		reply_error(c, id, CTL_CODE(INTEGRITY_REFUSED), false, "the "
-		    "configuration accepts rung chunk only, and this image has "
-		    "no chunk index; ask for another with --integrity");
 	else
-		return image_refused(c, id, m->image);
+		return present_refused(c, id, m->present) ||
+		    image_refused(c, id, m->image);
 	return true;
-}
-
-/* No image has a chunk index yet, so that verifying first means pulling first:
- * done unless the administrator set a lower rung, and said. */
-static uint32_t
-default_rung(const char *image)
-{
-	char text[IMAGE_TEXT_MAX + 128];
-
-	if (conf->integrity < CTL_RUNG(WHOLE))
-		return conf->integrity;
-	snprintf(text, sizeof(text), "%s has no chunk index: all of it is "
-	    "fetched and its digest verified before the first byte is served",
-	    image);
-	log_warn("%s", text);
-	event_send("state", "", NULL, text);
-	return CTL_RUNG(WHOLE);
 }
 
 void
@@ -518,39 +443,39 @@ on_attach(void *owner, struct ipc_link *link, struct ipc_message *msg)
 {
 	const CTL(Attach) *m = msg->body;
 	struct client *c = owner;
-	struct op *o;
+	struct attach *a;
 
 	(void)link;
 	if (attach_refused(c, msg->id, m))
 		return;
-	o = op_new(OP_ATTACH, m->image);
-	if (!o) {
-		reply_error(c, msg->id, CTL_CODE(BUSY), true, "%d requests are "
-		    "under way; try again later", OPS_MAX);
+	a = attach_new(&attach_type, c, msg->id, m->image);
+	if (!a)
 		return;
-	}
-	o->client = c;
-	o->request = msg->id;
-	snprintf(o->name, sizeof(o->name), "%s", m->name);
-	snprintf(o->consumer, sizeof(o->consumer), "%s/%s", c->owner,
+	snprintf(a->name, sizeof(a->name), "%s", m->name);
+	snprintf(a->consumer, sizeof(a->consumer), "%s/%s", c->owner,
 	    m->consumer[0] ? m->consumer : "default");
-	o->present = CTL_PRESENT(NBD);
-	o->rung = m->integrity ? m->integrity : default_rung(m->image);
-	o->whole = m->fetch == SHEDSTREAM__CONTROL__V1__FETCH_MODE__FETCH_WHOLE;
-	o->fallback = m->fallback ==
+	a->present = m->present == CTL_PRESENT(PLAIN) ? CTL_PRESENT(PLAIN) :
+	    CTL_PRESENT(NBD);
+	a->open.plain = a->present == CTL_PRESENT(PLAIN);
+	a->open.rung = m->integrity;
+	a->open.whole = a->open.plain || m->fetch ==
 	    SHEDSTREAM__CONTROL__V1__FETCH_MODE__FETCH_WHOLE;
-	o->deadline_ms = m->deadline_ms ? m->deadline_ms : DEADLINE_MS;
-	if (!m->deadline_ms && (o->whole || o->fallback ||
-	    o->rung == CTL_RUNG(WHOLE)))
-		o->deadline_ms = 0;
-	op_start(o);
+	a->open.fallback_whole = m->fallback ==
+	    SHEDSTREAM__CONTROL__V1__FETCH_MODE__FETCH_WHOLE;
+	a->deadline_ms = m->deadline_ms ? m->deadline_ms : DEADLINE_MS;
+	/* None where a whole pull is asked for or allowed.  Where cached finds
+	 * that it takes one, its first Progress ends the deadline. */
+	if (!m->deadline_ms && (a->open.whole || a->open.fallback_whole ||
+	    a->open.rung == CTL_RUNG(WHOLE)))
+		a->deadline_ms = 0;
+	attach_start(a);
 }
 
 void
 on_prefetch(void *owner, struct ipc_link *link, struct ipc_message *msg)
 {
 	const CTL(Prefetch) *m = msg->body;
-	struct op *o;
+	struct attach *a;
 
 	(void)link;
 	if (!m->all) {
@@ -560,33 +485,29 @@ on_prefetch(void *owner, struct ipc_link *link, struct ipc_message *msg)
 	}
 	if (image_refused(owner, msg->id, m->image))
 		return;
-	o = op_new(OP_PULL, m->image);
-	if (!o) {
-		reply_error(owner, msg->id, CTL_CODE(BUSY), true, "%d requests "
-		    "are under way; try again later", OPS_MAX);
+	a = attach_new(&pull_type, owner, msg->id, m->image);
+	if (!a)
 		return;
-	}
-	o->client = owner;
-	o->request = msg->id;
-	o->rung = CTL_RUNG(WHOLE);
-	o->whole = true;
-	op_start(o);
+	a->open.rung = CTL_RUNG(DEFAULT);
+	a->open.whole = true;
+	attach_start(a);
 	if (!m->wait)
-		op_accept(o);
+		op_accept(&a->op);
 }
 
 void
 ops_restore(struct device *d)
 {
 	struct digest_text image = digest_to_text(&d->spec.image);
-	struct op *o = op_new(OP_RESTORE, image.text);
+	struct attach *a = attach_new(&restore_type, NULL, 0, image.text);
 
-	if (!o)
+	if (!a)
 		log_die("no memory to bring a device back");
-	o->device = d;
-	/* Only its layout: what the device may serve is its own rung's. */
-	o->rung = CTL_RUNG(TRANSPORT);
-	open_send(o);
+	a->device = d;
+	a->present = d->spec.present;
+	a->open.rung = d->spec.rung;
+	a->open.restore = true;
+	attach_start(a);
 }
 
 void
@@ -617,48 +538,4 @@ on_detach(void *owner, struct ipc_link *link, struct ipc_message *msg)
 	}
 	done.torn_down = !d || device_drop_if_unused(d);
 	reply(c, msg->id, CTL_BODY(DETACHED), &done);
-}
-
-void
-on_watch(void *owner, struct ipc_link *link, struct ipc_message *msg)
-{
-	const CTL(Watch) *m = msg->body;
-	struct op *o = op_find(m->op);
-
-	(void)link;
-	if (!o || o->kind == OP_RESTORE) {
-		reply_error(owner, msg->id, CTL_CODE(BAD_REQUEST), false, "no "
-		    "such operation is under way; repeat the request, what was "
-		    "done is kept");
-		return;
-	}
-	o->client = owner;
-	o->request = msg->id;
-	o->accepted = false;
-	op_accept(o);
-}
-
-void
-on_cancel(void *owner, struct ipc_link *link, struct ipc_message *msg)
-{
-	const CTL(Cancel) *m = msg->body;
-	CTL(Done) done = SHEDSTREAM__CONTROL__V1__DONE__INIT;
-	struct op *o = op_find(m->op);
-
-	(void)link;
-	if (o && o->kind != OP_RESTORE) {
-		cancel_open(o);
-		op_fail(o, CTL_CODE(CANCELLED), false, "cancelled on request");
-	}
-	reply(owner, msg->id, CTL_BODY(DONE), &done);
-}
-
-void
-ops_client_gone(struct client *c)
-{
-	struct op *o;
-
-	TAILQ_FOREACH(o, &ops, entry)
-		if (o->client == c)
-			o->client = NULL;
 }

@@ -45,7 +45,15 @@ static const struct ipc_rule client_rules[] = {
 	{ CTL_BODY(STATUS), "status", PEER_CLIENT, PHASE_RUN, false, false, on_status },
 	{ CTL_BODY(SUBSCRIBE), "subscribe", PEER_CLIENT, PHASE_RUN, false, false, on_subscribe },
 	{ CTL_BODY(PREFETCH), "prefetch", PEER_CLIENT, PHASE_RUN, false, false, on_prefetch },
+	{ CTL_BODY(PIN), "pin", PEER_CLIENT, PHASE_RUN, false, false, on_pin },
+	{ CTL_BODY(GC), "gc", PEER_CLIENT, PHASE_RUN, false, false, on_gc },
+	{ CTL_BODY(DF), "df", PEER_CLIENT, PHASE_RUN, false, false, on_df },
+	{ CTL_BODY(DROP), "drop", PEER_CLIENT, PHASE_RUN, false, false, on_drop },
+	{ CTL_BODY(VERIFY), "verify", PEER_CLIENT, PHASE_RUN, false, false, on_verify },
+	{ CTL_BODY(PROMOTE), "promote", PEER_CLIENT, PHASE_RUN, true, false, on_promote },
+	{ CTL_BODY(IMPORT), "import", PEER_CLIENT, PHASE_RUN, true, false, on_import },
 	{ CTL_BODY(SHUTDOWN), "shutdown", PEER_CLIENT, PHASE_RUN, false, false, on_shutdown },
+	{ CTL_BODY(KEEP), "keep", PEER_CLIENT, PHASE_RUN, false, false, on_keep },
 	{ CTL_BODY(WATCH), "watch", PEER_CLIENT, PHASE_RUN, false, false, on_watch },
 	{ CTL_BODY(CANCEL), "cancel", PEER_CLIENT, PHASE_RUN, false, false, on_cancel },
 	{ CTL_BODY(IMAGES), "images", PEER_CLIENT, PHASE_RUN, false, false, on_images },
@@ -63,13 +71,17 @@ static const struct ipc_table client_table = {
 };
 
 static const struct ipc_rule cached_rules[] = {
-	{ SUITE_BODY(OPENED), "opened", PEER_CACHED, PHASE_ANY, false, false, on_opened },
-	{ SUITE_BODY(OPEN_PROGRESS), "open_progress", PEER_CACHED, PHASE_ANY, false, false, on_open_progress },
-	{ SUITE_BODY(OPEN_FAILED), "open_failed", PEER_CACHED, PHASE_ANY, false, false, on_open_failed },
+	{ SUITE_BODY(OPENED), "opened", PEER_CACHED, PHASE_ANY, false, false, on_answer },
+	{ SUITE_BODY(PROGRESS), "progress", PEER_CACHED, PHASE_ANY, false, false, on_progress },
+	{ SUITE_BODY(FAILED), "failed", PEER_CACHED, PHASE_ANY, false, false, on_failed },
 	{ SUITE_BODY(LAYOUT), "layout", PEER_CACHED, PHASE_ANY, false, false, on_layout },
 	{ SUITE_BODY(IMAGE_ROW), "image_row", PEER_CACHED, PHASE_ANY, false, false, on_image_row },
 	{ SUITE_BODY(CELLS), "cells", PEER_CACHED, PHASE_ANY, false, false, on_cells },
 	{ SUITE_BODY(NOTICE), "notice", PEER_CACHED, PHASE_ANY, false, false, on_notice },
+	{ SUITE_BODY(DONE), "done", PEER_CACHED, PHASE_ANY, false, false, on_answer },
+	{ SUITE_BODY(GC_ROW), "gc_row", PEER_CACHED, PHASE_ANY, false, false, on_answer },
+	{ SUITE_BODY(DF_ROW), "df_row", PEER_CACHED, PHASE_ANY, false, false, on_answer },
+	{ SUITE_BODY(VERIFIED), "verified", PEER_CACHED, PHASE_ANY, false, false, on_answer },
 };
 static const struct ipc_table cached_table = {
 	.frame = &suite__frame__descriptor,
@@ -87,8 +99,8 @@ struct kept_event {
 struct event_base *loop;
 struct parent_link *parent;
 struct ipc_link *cached_link;
-struct conf *conf;
 char run_dir[SOCKET_PATH_MAX + 1];
+char store_path[STORE_PATH_MAX + 1];
 struct process processes[3] = {
 	{ PEER_CONTROL, "devd", 0, 0 },
 	{ PEER_CACHED, "cached", 0, 0 },
@@ -170,16 +182,17 @@ on_notice(void *owner, struct ipc_link *link, struct ipc_message *msg)
 {
 	const Suite__Notice *m = msg->body;
 	struct device *d;
-	struct digest blob;
-	bool sent = false;
+	struct digest layout, blob;
+	bool sent = false, known = digest_from_bytes(m->layout.data,
+	    m->layout.len, &layout) == 0;
+	/* Not of what no layout has been made for. */
+	bool named = digest_from_bytes(m->blob_digest.data,
+	    m->blob_digest.len, &blob) == 0;
 
 	(void)owner;
 	(void)link;
-	if (digest_from_bytes(m->blob_digest.data, m->blob_digest.len,
-	    &blob) < 0)
-		return;
 	TAILQ_FOREACH(d, &devices, entry) {
-		if (!digest_equal(&d->spec.blob, &blob))
+		if (!known || !digest_equal(&d->spec.layout, &layout))
 			continue;
 		sent = true;
 		if (strcmp(m->kind, "device-failed") == 0) {
@@ -187,10 +200,11 @@ on_notice(void *owner, struct ipc_link *link, struct ipc_message *msg)
 			snprintf(d->last_error, sizeof(d->last_error), "%s",
 			    m->text);
 		}
-		event_send(m->kind, d->spec.name, &blob, m->text);
+		event_send(m->kind, d->spec.name, named ? &blob : NULL,
+		    m->text);
 	}
 	if (!sent)
-		event_send(m->kind, "", &blob, m->text);
+		event_send(m->kind, "", named ? &blob : NULL, m->text);
 }
 
 /* ---- requests that need nobody else ---- */
@@ -200,7 +214,8 @@ on_hello(void *owner, struct ipc_link *link, struct ipc_message *msg)
 {
 	const CTL(Hello) *m = msg->body;
 	CTL(HelloReply) r = SHEDSTREAM__CONTROL__V1__HELLO_REPLY__INIT;
-	Shedstream__Control__V1__Present kinds[] = { CTL_PRESENT(NBD) };
+	Shedstream__Control__V1__Present kinds[] = { CTL_PRESENT(NBD),
+		CTL_PRESENT(PLAIN) };
 	struct client *c = owner;
 
 	if (m->protocol != PROTOCOL) {
@@ -291,10 +306,20 @@ on_shutdown(void *owner, struct ipc_link *link, struct ipc_message *msg)
 	parent_send(parent, &end, -1);
 }
 
+static const struct ipc_rule *
+client_rule(unsigned type)
+{
+	for (size_t i = 0; i < ARRAY_LEN(client_rules); i++)
+		if (client_rules[i].type == type)
+			return &client_rules[i];
+	return NULL;
+}
+
 static void
 on_unknown(void *owner, struct ipc_link *link, struct ipc_message *msg)
 {
 	struct client *c = owner;
+	const struct ipc_rule *rule = client_rule(msg->type);
 	const ProtobufCFieldDescriptor *field =
 	    protobuf_c_message_descriptor_get_field(client_table.frame,
 	    msg->type);
@@ -306,6 +331,10 @@ on_unknown(void *owner, struct ipc_link *link, struct ipc_message *msg)
 	else if (msg->type == CTL_BODY(HELLO))
 		reply_error(c, msg->id, CTL_CODE(BAD_REQUEST), false,
 		    "hello was said already");
+	else if (rule)
+		reply_error(c, msg->id, CTL_CODE(BAD_REQUEST), false,
+		    "the request %s comes %s a descriptor; see control.proto",
+		    rule->name, rule->fd ? "with" : "without");
 	else
 		reply_error(c, msg->id, CTL_CODE(UNSUPPORTED), false, "this "
 		    "version does not support the request %s; upgrade the "
@@ -404,11 +433,8 @@ cached_closed(void *owner, struct ipc_link *link, int why)
 static void
 on_parent_conf(const struct parent_msg *msg, int fd)
 {
-	_cleanup_close_ int owned = fd;
-
 	(void)msg;
-	if (conf_read(fd, &conf) < 0)
-		log_die("the configuration can't be read");
+	fd_close(fd);		/* nothing in it is for this process yet */
 }
 
 static void
@@ -416,6 +442,13 @@ on_parent_listen(const struct parent_msg *msg, int fd)
 {
 	listener = fd;
 	snprintf(run_dir, sizeof(run_dir), "%.100s", msg->text);
+}
+
+static void
+on_parent_store(const struct parent_msg *msg, int fd)
+{
+	(void)fd;
+	snprintf(store_path, sizeof(store_path), "%s", msg->text);
 }
 
 static void
@@ -473,6 +506,7 @@ on_parent_go(const struct parent_msg *msg, int fd)
 static const struct parent_rule parent_rules[] = {
 	{ PARENT_CONF, true, on_parent_conf },
 	{ PARENT_LISTEN, true, on_parent_listen },
+	{ PARENT_STORE, false, on_parent_store },
 	{ PARENT_STATE, true, on_parent_state },
 	{ PARENT_PEER, true, on_parent_peer },
 	{ PARENT_CHILD, false, on_parent_child },

@@ -3,7 +3,9 @@
  * The control process's private declarations, by file.
  *
  *	control.c	what it may do, what it is asked, its links, events
- *	attach.c	requests that take time: attach, pull, restore
+ *	op.c		requests that take time: asking cached, clients, ends
+ *	attach.c	attach, pull, restore, detach
+ *	store.c		pin, keep, gc, df, drop, verify, promote, import
  *	device.c	devices, their names and consumers, written down
  *	answer.c	what there is: ls, status, images, map, health
  */
@@ -22,6 +24,9 @@
 #define ALIASES_MAX	8	/* of one device, beyond its name */
 #define CONSUMERS_MAX	1024	/* of one device */
 #define IMAGE_TEXT_MAX	512	/* as control.proto says */
+#define STORE_PATH_MAX	255	/* of the text of a struct parent_msg */
+#define DATA_TEXT_MAX	255	/* of a data file below the store */
+#define DEVICE_PATH_SIZE 640	/* an NBD URI, or STORE/DATA */
 #define CLIENTS_MAX	128
 #define QUERIES_MAX	16	/* of one client, under way */
 #define HELLO_MS	10000	/* to say hello in */
@@ -50,8 +55,8 @@ struct process {
 extern struct event_base *loop;
 extern struct parent_link *parent;
 extern struct ipc_link *cached_link;	/* NULL while away */
-extern struct conf *conf;
 extern char run_dir[SOCKET_PATH_MAX + 1];
+extern char store_path[STORE_PATH_MAX + 1];	/* "": it is longer */
 extern struct process processes[3];
 
 void reply(struct client *c, uint64_t id, unsigned type, const void *body);
@@ -64,7 +69,6 @@ void event_send(const char *kind, const char *device,
 
 /* ---- device.c ---- */
 
-struct op;
 struct consumer {
 	TAILQ_ENTRY(consumer) entry;
 	char text[CONSUMER_TEXT + 1];	/* OWNER/ID */
@@ -82,6 +86,7 @@ struct device {
 	enum device_state state;
 	struct device_spec spec;
 	char image[IMAGE_TEXT_MAX + 1];
+	char data[DATA_TEXT_MAX + 1];	/* plain: its file, in the store */
 	char aliases[ALIASES_MAX][DEVICE_NAME_MAX + 1];
 	unsigned n_aliases;
 	TAILQ_HEAD(, consumer) consumers;
@@ -89,9 +94,9 @@ struct device {
 	const struct stats *stats;	/* NULL until it is ready */
 	bool failed;
 	char last_error[256];
-	/* as cached last told it */
+	/* as cached last told it; its texts and bytes are the ones below */
 	Suite__Layout layout;
-	char layout_error[256];
+	char layout_error[256], chain[256];
 };
 TAILQ_HEAD(devices, device);
 extern struct devices devices;
@@ -99,6 +104,8 @@ extern struct devices devices;
 void devices_start(void);	/* everything was handed over */
 /* By name, alias, or digest. */
 struct device *device_by_name(const char *name);
+/* One with consumers whose image is called that, or NULL. */
+struct device *device_of_image(const char *image);
 /* More than one device has this digest. */
 bool device_ambiguous(const char *name);
 struct device *device_by_id(const char *id);
@@ -118,7 +125,8 @@ int device_detach(struct device *d, const char *consumer);
 /* Nobody needs it: end it once it has no opener.  True: it ends now. */
 bool device_drop_if_unused(struct device *d);
 void device_forget(struct device *d);
-void device_uri(const struct device *d, const char *name, char *out,
+/* Its path or NBD URI, by one of its names. */
+void device_path(const struct device *d, const char *name, char *out,
     size_t size);
 bool device_draining(const struct device *d);
 int devices_save(void);
@@ -130,12 +138,66 @@ void on_parent_openers(const struct parent_msg *msg, int fd);
 void on_parent_state(const struct parent_msg *msg, int fd);
 void device_worker_started(const struct parent_msg *msg);
 
-/* ---- attach.c ---- */
+/* ---- op.c ---- */
 
-ipc_handler on_attach, on_detach, on_prefetch, on_watch, on_cancel;
-ipc_handler on_opened, on_open_progress, on_open_failed;
+struct op;
+struct op_type {
+	size_t size;		/* of the struct that begins with its op */
+	unsigned request, answer;	/* SUITE_BODY(...) */
+	bool again;		/* harmless twice: a new cached is asked too */
+	bool brief;		/* not worth to wait for a cached that is away */
+	bool internal;		/* no client may watch or cancel it */
+	/* A message of `answer` came, perhaps not the last one: op_answer(),
+	 * op_over(), op_fail(), or waits = false and the type's own way on. */
+	void (*answered)(struct op *o, const void *body);
+	/* Optional: true if this failure is not its end. */
+	bool (*failed)(struct op *o, const Suite__Failed *m);
+	void (*late)(struct op *o);	/* with op_deadline(): op_fail() */
+	/* Optional: it is over, why or NULL; free what it holds. */
+	void (*end)(struct op *o, const char *why);
+};
+
+struct op {
+	TAILQ_ENTRY(op) entry;
+	const struct op_type *type;
+	uint64_t id;		/* also of its request to cached */
+	struct client *client;	/* NULL: nobody listens (any more) */
+	uint64_t request;
+	const void *body;	/* of the request to cached */
+	int fd;			/* goes with it; -1: none, or gone */
+	bool waits;		/* for cached's answer */
+	bool sent;		/* the request, to this cached or a former one */
+	bool accepted;
+	struct event *slow, *late;
+};
+
+/* NULL: refused, and said. */
+struct op *op_new(const struct op_type *type, struct client *c,
+    uint64_t request);
+/* Ask cached; body lives as long as the op. */
+void op_start(struct op *o, const void *body);
+void op_ask(struct op *o);		/* again */
+/* Its late() is called then, unless there is an earlier limit. */
+void op_deadline(struct op *o, uint32_t ms);
+void op_accept(struct op *o);
+void op_cancel(struct op *o);		/* tell cached; op_fail() follows */
+/* Each ends the op. */
+void op_answer(struct op *o, unsigned type, const void *body);
+void op_fail(struct op *o, Shedstream__Control__V1__Code code, bool retry,
+    const char *fmt, ...) __attribute__((format(printf, 4, 5)));
+void op_over(struct op *o);		/* answered already, or nobody's */
+
+ipc_handler on_watch, on_cancel;
+ipc_handler on_answer, on_progress, on_failed;
 void ops_client_gone(struct client *c);
 void ops_cached_up(void);
+
+/* ---- attach.c ---- */
+
+ipc_handler on_attach, on_detach, on_prefetch;
+/* Too long, or what no image is called: cached says what is wrong with the
+ * rest. */
+bool image_refused(struct client *c, uint64_t id, const char *image);
 /* The device that ops wait for is ready, or can't be made. */
 void ops_device_ready(struct device *d);
 void ops_device_failed(struct device *d, const char *why);
@@ -145,10 +207,16 @@ bool ops_wait_for(const struct device *d);
 /* Make a device that was written down. */
 void ops_restore(struct device *d);
 
+/* ---- store.c ---- */
+
+ipc_handler on_pin, on_keep, on_gc, on_df, on_drop, on_verify, on_promote,
+    on_import;
+
 /* ---- answer.c ---- */
 
 ipc_handler on_list, on_status, on_images, on_map, on_health;
 ipc_handler on_layout, on_image_row, on_cells;
+void query_failed(uint64_t id, const Suite__Failed *m);
 void queries_client_gone(struct client *c);
 
 #endif

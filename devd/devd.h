@@ -93,9 +93,10 @@ void control_try(const char *act, const char *object)
 /* ---- names.c: pure ---- */
 
 /* Key of a device as 16 hex digits: SHA-256 over erofs digest, chain root
- * (the image manifest's digest), rung and presentation. */
+ * (the image manifest's digest), layout, rung and presentation. */
 void device_id(const struct digest *blob, const struct digest *image,
-    uint32_t rung, uint32_t present, char id[DEVICE_ID_LEN + 1]);
+    const struct digest *layout, uint32_t rung, uint32_t present,
+    char id[DEVICE_ID_LEN + 1]);
 /* [a-z0-9._-]{1,63}, not starting with a dot. */
 bool device_name_valid(const char *name);
 const char *rung_name(uint32_t rung);
@@ -105,6 +106,9 @@ const char *present_name(uint32_t present);
 bool image_text_valid(const char *text);
 /* 1 to 255 printable bytes; shed's is a path. */
 bool owner_valid(const char *text);
+/* A path below the store: 1 to 255 printable bytes without blanks, not from the
+ * root, and not upwards. */
+bool data_text_valid(const char *text);
 /* Printable ASCII without '/', 1..max bytes: consumer ids. */
 bool consumer_valid(const char *text, size_t max);
 

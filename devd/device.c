@@ -62,6 +62,22 @@ device_by_name(const char *name)
 	return found;
 }
 
+struct device *
+device_of_image(const char *image)
+{
+	const char *at = strchr(image, '@');
+	struct device *d;
+	struct digest digest;
+	bool known = digest_parse(at ? at + 1 : image, &digest) == 0;
+
+	TAILQ_FOREACH(d, &devices, entry)
+		if (d->n_consumers > 0 && (strcmp(d->image, image) == 0 ||
+		    (known && (digest_equal(&d->spec.blob, &digest) ||
+		    digest_equal(&d->spec.image, &digest)))))
+			return d;
+	return NULL;
+}
+
 bool
 device_ambiguous(const char *name)
 {
@@ -168,10 +184,14 @@ encode(const char *from, char *to, size_t size)
 }
 
 void
-device_uri(const struct device *d, const char *name, char *out, size_t size)
+device_path(const struct device *d, const char *name, char *out, size_t size)
 {
 	char dir[3 * SOCKET_PATH_MAX + 1];
 
+	if (d->spec.present == CTL_PRESENT(PLAIN)) {
+		snprintf(out, size, "%s/%s", store_path, d->data);
+		return;
+	}
 	encode(run_dir, dir, sizeof(dir));
 	snprintf(out, size, "nbd+unix:///%s?socket=%s/nbd/%s.sock", name, dir,
 	    d->spec.id);
@@ -224,6 +244,9 @@ fill_item(Suite__Attachments__Item *item, struct device *d, char **strings)
 	item->image_digest.len = DIGEST_LEN;
 	item->blob_digest.data = d->spec.blob.bytes;
 	item->blob_digest.len = DIGEST_LEN;
+	item->layout.data = d->spec.layout.bytes;
+	item->layout.len = DIGEST_LEN;
+	item->data = d->data;
 	item->size = d->spec.size;
 	item->unit = d->spec.unit;
 	item->rung = d->spec.rung;
@@ -495,13 +518,21 @@ item_spec(const Suite__Attachments__Item *item, struct device_spec *spec)
 	    item->blob_digest.len, &spec->blob) < 0 ||
 	    !device_name_valid(item->name))
 		return -EINVAL;
+	/* Of a version that knew no chunk index. */
+	if (item->layout.len == 0)
+		spec->layout = spec->blob;
+	else if (digest_from_bytes(item->layout.data, item->layout.len,
+	    &spec->layout) < 0)
+		return -EINVAL;
+	if (item->data[0] && !data_text_valid(item->data))
+		return -EINVAL;
 	snprintf(spec->name, sizeof(spec->name), "%s", item->name);
 	spec->size = item->size;
 	spec->unit = item->unit;
 	spec->rung = item->rung;
 	spec->present = item->present;
-	device_id(&spec->blob, &spec->image, spec->rung, spec->present,
-	    spec->id);
+	device_id(&spec->blob, &spec->image, &spec->layout, spec->rung,
+	    spec->present, spec->id);
 	return 0;
 }
 
@@ -519,6 +550,7 @@ restore(const Suite__Attachments__Item *item)
 	if (!d)
 		log_die("no memory for a device");
 	snprintf(d->image, sizeof(d->image), "%s", item->image);
+	snprintf(d->data, sizeof(d->data), "%s", item->data);
 	for (size_t i = 0; i < item->n_aliases && i < ALIASES_MAX; i++)
 		snprintf(d->aliases[d->n_aliases++], sizeof(d->aliases[0]),
 		    "%s", item->aliases[i]);

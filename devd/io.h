@@ -28,6 +28,9 @@ struct event_base;
 #define IO_BACKOFF_MS	100	/* that moment */
 #define IO_SENDFILE_MIN	(64 * 1024)	/* bytes; below, a copy costs less:
 					 * measured, facts/blockapi.md 1.6 */
+#define IO_PIECE_MAX	(512 * 1024)	/* bytes found at once: more than a
+					 * socket takes, a few words of 4 KiB */
+#define IO_ZEROS	(256 * 1024)	/* of these, where they are zeros */
 #define IO_LANES_MAX	1024	/* of a scratch object */
 
 /* Of the NBD server. */
@@ -45,7 +48,8 @@ struct event_base;
 #define NBD_TURN	(4 * 1024 * 1024)	/* bytes, then others' turn */
 #define NBD_EXTENTS	1024	/* of one answer to BLOCK_STATUS */
 #define NBD_ALIASES	8	/* further names of the device */
-#define NBD_PREFERRED	(64 * 1024)	/* bytes; UNIT_SIZE */
+#define NBD_PREFERRED	(64 * 1024)	/* bytes, whatever the unit is: a
+					 * smaller read costs as much */
 #define NBD_BATCH	(128 * 1024)	/* bytes of small replies at once */
 
 /* ---- io_core.c: finding bytes, waiting for them, giving them out ---- */

@@ -18,6 +18,8 @@
  *
  * How cached is asked, and what it gives: io_want.c.
  */
+#include <sys/socket.h>
+
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
@@ -31,13 +33,22 @@
 #include "devd/io.h"
 #include "devd/sendfile.h"
 
+#ifndef MSG_NOSIGNAL
+#define MSG_NOSIGNAL	0	/* the process ignores SIGPIPE anyway */
+#endif
+
 /* Where a run of bytes lies. */
 struct piece {
 	int fd;			/* >= 0: in a store file, at offset */
 	uint64_t offset;
-	const uint8_t *scratch;	/* else here */
+	const uint8_t *here;	/* else here: in a lane, or zeros */
+	bool zeros;
 	size_t len;		/* bytes that lie behind each other */
 };
+
+/* Units of zeros are given out from here.  Never written, not even by being
+ * constant and so part of the file: the kernel has one page for all of it. */
+static uint8_t zeros[IO_ZEROS] __attribute__((aligned(MAP_BLOCK)));
 
 static struct {
 	struct event *backoff;
@@ -152,14 +163,19 @@ map_failed(void)
 	    MAP_SERVING;
 }
 
-/* Where a unit lies in the store.  false: nowhere that can be read. */
+/* Where the map has a unit: *fd -1 for zeros, which lie nowhere.  false: it
+ * has it not, or where it can't be read. */
 static bool
-unit_in_store(uint64_t unit, int *fd, uint64_t *offset)
+unit_in_map(uint64_t unit, int *fd, uint64_t *offset)
 {
 	uint64_t word = atomic_load_explicit(&core.map->words[unit],
 	    memory_order_acquire);
 	uint32_t slot;
 
+	if (word == MAP_ZEROS) {
+		*fd = -1;
+		return true;
+	}
 	if (!map_location(word, &slot, offset) || slot >= MAP_SLOTS)
 		return false;
 	*fd = want_store(slot);
@@ -172,43 +188,53 @@ unit_present(const struct io_req *req, uint64_t unit)
 	uint64_t offset;
 	int fd;
 
-	return lane_unit(req->lane, unit) ||
-	    unit_in_store(unit, &fd, &offset);
+	return lane_unit(req->lane, unit) || unit_in_map(unit, &fd, &offset);
 }
 
 /* Does `next` go on, in the same place, where the piece ends? */
 static bool
 piece_goes_on(const struct piece *p, const struct io_req *req, uint64_t next)
 {
-	const uint8_t *scratch = lane_unit(req->lane, next);
+	const uint8_t *lane = lane_unit(req->lane, next);
 	uint64_t offset;
 	int fd;
 
-	if (p->scratch)
-		return scratch == p->scratch + p->len;
-	return !scratch && unit_in_store(next, &fd, &offset) && fd == p->fd &&
+	if (p->here && !p->zeros)
+		return lane == p->here + p->len;
+	if (lane || !unit_in_map(next, &fd, &offset))
+		return false;
+	return p->zeros ? fd < 0 : fd == p->fd &&
 	    offset == p->offset + p->len;
 }
 
-/* The longest run of bytes at a position.  false: they are not here. */
+/* The run of bytes at a position, as long as it is worth to look for.  false:
+ * they are not here. */
 static bool
 piece_find(const struct io_req *req, uint32_t pos, struct piece *p)
 {
 	uint64_t at = req->offset + pos, unit = at / core.unit;
 	uint32_t into = (uint32_t)(at % core.unit), left = req->length - pos;
+	size_t most = IO_PIECE_MAX;
 
 	*p = (struct piece){ .fd = -1, .len = core.unit - into };
-	p->scratch = lane_unit(req->lane, unit);
-	if (p->scratch)
-		p->scratch += into;
-	else if (unit_in_store(unit, &p->fd, &p->offset))
-		p->offset += into;
-	else
+	p->here = lane_unit(req->lane, unit);
+	if (p->here)
+		p->here += into;
+	else if (!unit_in_map(unit, &p->fd, &p->offset))
 		return false;
-	while (p->len < left && piece_goes_on(p, req, ++unit))
+	else if (p->fd >= 0)
+		p->offset += into;
+	else {
+		p->zeros = true;
+		p->here = zeros;
+		most = IO_ZEROS;
+	}
+	if (most > left)
+		most = left;
+	while (p->len < most && piece_goes_on(p, req, ++unit))
 		p->len += core.unit;
-	if (p->len > left)
-		p->len = left;
+	if (p->len > most)
+		p->len = most;
 	return true;
 }
 
@@ -237,8 +263,8 @@ io_resident(uint64_t offset, uint64_t len, bool *resident)
 	uint64_t run = core.unit - offset % core.unit;
 	int fd;
 
-	*resident = unit_in_store(unit, &fd, &at);
-	while (run < len && unit_in_store(++unit, &fd, &at) == *resident)
+	*resident = unit_in_map(unit, &fd, &at);
+	while (run < len && unit_in_map(++unit, &fd, &at) == *resident)
 		run += core.unit;
 	return run < len ? run : len;
 }
@@ -445,8 +471,8 @@ io_copy(struct io_req *req, uint32_t pos, void *buf, size_t len)
 			continue;
 		}
 		n = (ssize_t)(len < p.len ? len : p.len);
-		if (p.scratch)
-			memcpy(buf, p.scratch, (size_t)n);
+		if (p.here)
+			memcpy(buf, p.here, (size_t)n);
 		else
 			n = fd_pread_all(p.fd, buf, (size_t)n, p.offset);
 		if (n > 0)
@@ -461,8 +487,21 @@ io_sendable(struct io_req *req, uint32_t pos)
 {
 	struct piece p;
 
-	return piece_find(req, pos, &p) && !p.scratch &&
+	return piece_find(req, pos, &p) && (!p.here || p.zeros) &&
 	    p.len >= IO_SENDFILE_MIN;
+}
+
+static ssize_t
+zeros_send(int sock, size_t len)
+{
+	ssize_t n;
+
+	do {
+		n = send(sock, zeros, len, MSG_NOSIGNAL);
+	} while (n < 0 && errno == EINTR);
+	if (n >= 0)
+		return n;
+	return errno == EAGAIN ? -EAGAIN : -EPIPE;
 }
 
 ssize_t
@@ -472,9 +511,10 @@ io_send(struct io_req *req, uint32_t pos, int sock)
 	ssize_t n;
 
 	assert(req->state == IO_READY && pos < req->length);
-	if (!piece_find(req, pos, &p) || p.scratch)
+	if (!piece_find(req, pos, &p) || (p.here && !p.zeros))
 		return -EAGAIN;		/* the caller looks again */
-	n = sendfile_some(sock, p.fd, p.offset, p.len);
+	n = p.zeros ? zeros_send(sock, p.len) :
+	    sendfile_some(sock, p.fd, p.offset, p.len);
 	if (n > 0)
 		return req_served(req, pos, n);
 	if (n == -EAGAIN || n == -EPIPE)

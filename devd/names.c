@@ -6,16 +6,18 @@
 
 void
 device_id(const struct digest *blob, const struct digest *image,
-    uint32_t rung, uint32_t present, char id[DEVICE_ID_LEN + 1])
+    const struct digest *layout, uint32_t rung, uint32_t present,
+    char id[DEVICE_ID_LEN + 1])
 {
-	uint8_t key[2 * DIGEST_LEN + 2];
+	uint8_t key[3 * DIGEST_LEN + 2];
 	struct digest d;
 	struct digest_hex hex;
 
 	memcpy(key, blob->bytes, DIGEST_LEN);
 	memcpy(key + DIGEST_LEN, image->bytes, DIGEST_LEN);
-	key[2 * DIGEST_LEN] = (uint8_t)rung;
-	key[2 * DIGEST_LEN + 1] = (uint8_t)present;
+	memcpy(key + 2 * DIGEST_LEN, layout->bytes, DIGEST_LEN);
+	key[3 * DIGEST_LEN] = (uint8_t)rung;
+	key[3 * DIGEST_LEN + 1] = (uint8_t)present;
 	d = digest_of(key, sizeof(key));
 	hex = digest_to_hex(&d);
 	memcpy(id, hex.text, DEVICE_ID_LEN);
@@ -70,6 +72,18 @@ bool
 owner_valid(const char *text)
 {
 	return printable(text, 255, ' ');
+}
+
+bool
+data_text_valid(const char *text)
+{
+	if (!printable(text, 255, '!') || text[0] == '/')
+		return false;
+	for (const char *at = text; (at = strstr(at, "..")); at++)
+		if ((at == text || at[-1] == '/') &&
+		    (at[2] == '/' || at[2] == '\0'))
+			return false;
+	return true;
 }
 
 bool

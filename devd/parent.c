@@ -42,7 +42,7 @@ struct device {
 	TAILQ_ENTRY(device) entry;
 	struct device_spec spec;
 	struct child worker;
-	int map, stats, listener;
+	int map, stats, listener;	/* -1: has none */
 	char path[SOCKET_PATH_MAX + 1];
 	bool announced;		/* control knows it as made */
 	bool ending;		/* gone when its worker is */
@@ -52,6 +52,7 @@ static struct event_base *base;
 static const struct places *places;
 static struct conf *conf;
 static int conf_fd, control_socket, store_dir, store_lock, state_fd[2];
+static char *store_path;	/* from the root, without links */
 static gid_t group;
 static bool stopping, announced_ready;
 static TAILQ_HEAD(, device) devices = TAILQ_HEAD_INITIALIZER(devices);
@@ -195,6 +196,9 @@ setup_control(void)
 
 	snprintf(msg.text, sizeof(msg.text), "%s", places->run);
 	give(&control, PARENT_LISTEN, &msg, control_socket);
+	snprintf(msg.text, sizeof(msg.text), "%s",
+	    strlen(store_path) < sizeof(msg.text) ? store_path : "");
+	give(&control, PARENT_STORE, &msg, -1);
 	for (msg.count = 0; msg.count < 2; msg.count++)
 		give(&control, PARENT_STATE, &msg, state_fd[msg.count]);
 	for (size_t i = 0; i < ARRAY_LEN(daemons); i++)
@@ -266,6 +270,13 @@ child_setup(struct child *child)
 
 /* ---- requests ---- */
 
+/* Presented by a file of the store, which needs no worker. */
+static bool
+device_is_plain(const struct device *dev)
+{
+	return dev->spec.present == CTL_PRESENT(PLAIN);
+}
+
 static struct device *
 device_find(const char *id)
 {
@@ -289,6 +300,8 @@ device_objects(struct device *dev)
 	dev->stats = shm_object("shedstream-stats", STATS_SIZE);
 	if (dev->stats < 0)
 		return dev->stats;
+	if (device_is_plain(dev))
+		return 0;
 	r = snprintf(dev->path, sizeof(dev->path), "%s/nbd/%s.sock",
 	    places->run, dev->spec.id);
 	if ((size_t)r >= sizeof(dev->path))
@@ -342,7 +355,10 @@ device_make(const struct device_spec *spec)
 		return r;
 	}
 	give(&cached, PARENT_DEVICE, &msg, dev->map);
-	child_start(&dev->worker);
+	if (device_is_plain(dev))
+		announce_device(dev);
+	else
+		child_start(&dev->worker);
 	return 0;
 }
 
@@ -382,7 +398,8 @@ device_end(struct device *dev)
 {
 	dev->announced = false;
 	dev->ending = true;
-	unlink(dev->path);
+	if (dev->listener >= 0)
+		unlink(dev->path);
 	if (dev->worker.pid > 0)
 		kill(dev->worker.pid, SIGKILL);
 	else
@@ -681,6 +698,10 @@ hold(void)
 	if (store_dir < 0)
 		log_die("open the store %s: %s", places->store,
 		    strerror(errno));
+	store_path = realpath(places->store, NULL);
+	if (!store_path)
+		log_die("where is the store %s? %s", places->store,
+		    strerror(errno));
 	state_fd[0] = open_state(0);
 	state_fd[1] = open_state(1);
 	snprintf(path, sizeof(path), "%s/control.sock", places->run);
@@ -720,8 +741,7 @@ warn_unused(void)
 
 	for (size_t i = 0; i < conf->n_registries; i++)
 		mirrors |= conf->registries[i].n_mirrors > 0;
-	if (conf->quota || conf->referrers || conf->background_rate ||
-	    conf->outage_eio || mirrors)
+	if (conf->background_rate || conf->outage_eio || mirrors)
 		log_warn("the configuration sets keys that have no effect in "
 		    "this version; shedstream.conf(5) marks them");
 }

@@ -378,6 +378,10 @@ is_more(const CTL(Frame) *frame)
 		return frame->devices->more;
 	case CTL_BODY(IMAGES_REPLY):
 		return frame->images_reply->more;
+	case CTL_BODY(GC_REPLY):
+		return frame->gc_reply->more;
+	case CTL_BODY(DF_REPLY):
+		return frame->df_reply->more;
 	case CTL_BODY(METRICS_REPLY):
 		return frame->metrics_reply->more;
 	default:

@@ -71,8 +71,8 @@ static json_t *
 device_object(const CTL(Device) *d)
 {
 	return json_pack(
-	    "{so so so so so so so so so so sb"
-	    " s{so so} s{so so so} s{so so so} s{so so} s{so so}"
+	    "{so so so so so so so so so sb so sb sb"
+	    " s{so so so so} s{so so so} s{so so so} s{so so} s{so so}"
 	    " so so so so so}",
 	    "name", json_text(d->name),
 	    "aliases", json_texts(d->aliases, d->n_aliases),
@@ -83,10 +83,14 @@ device_object(const CTL(Device) *d)
 	    "path", json_text(d->path),
 	    "present_as", json_word(present_words, d->present),
 	    "integrity", json_word(rung_words, d->rung),
+	    "unproven", d->unproven,
 	    "state", json_word(state_words, d->state),
 	    "network_free", d->network_free,
+	    "self_contained", d->self_contained,
 	    "chunks", "total", json_number(d->chunks_total),
 	    "present", json_number(d->chunks_present),
+	    "shared", json_number(d->chunks_shared),
+	    "damaged", json_number(d->chunks_damaged),
 	    "bytes", "present", json_number(d->bytes_present),
 	    "fetched", json_number(d->bytes_fetched),
 	    "served", json_number(d->bytes_served),
@@ -183,39 +187,63 @@ json_map(const char *name, const CTL(MapReply) *map)
 }
 
 void
-json_df(const CTL(DfReply) *df)
+json_df(const struct answer *a)
 {
 	json_t *rows = json_array();
+	uint64_t total = 0;
 
-	for (size_t i = 0; i < df->n_images; i++) {
-		const CTL(DfReply__Row) *r = df->images[i];
+	for (size_t i = 0; i < a->n; i++) {
+		const CTL(DfReply) *part = a->parts[i].frame->df_reply;
 
-		json_array_append_new(rows, json_pack(
-		    "{so so so so so so sb so}",
-		    "image", json_text(r->image),
-		    "digest", json_text(r->digest),
-		    "size", json_number(r->size),
-		    "on_disk", json_number(r->on_disk),
-		    "exclusive", json_number(r->exclusive),
-		    "shared", json_number(r->shared),
-		    "pinned", r->pinned,
-		    "owners", json_texts(r->owners, r->n_owners)));
+		for (size_t k = 0; k < part->n_images; k++) {
+			const CTL(DfReply__Row) *r = part->images[k];
+
+			json_array_append_new(rows, json_pack(
+			    "{so so so so so so sb so}",
+			    "image", json_text(r->image),
+			    "digest", json_text(r->digest),
+			    "size", json_number(r->size),
+			    "on_disk", json_number(r->on_disk),
+			    "exclusive", json_number(r->exclusive),
+			    "shared", json_number(r->shared),
+			    "pinned", r->pinned,
+			    "owners", json_texts(r->owners, r->n_owners)));
+		}
+		total = part->total;
 	}
 	json_show(json_pack("{so so}", "images", rows, "total",
-	    json_number(df->total)));
+	    json_number(total)));
 }
 
 void
-json_gc(const CTL(GcReply) *gc)
+json_gc(const struct answer *a)
 {
-	json_t *kept = json_array();
+	json_t *freed = json_array(), *kept = json_array();
+	uint64_t bytes = 0;
 
-	for (size_t i = 0; i < gc->n_kept; i++)
-		json_array_append_new(kept, json_pack("{so so}",
-		    "digest", json_text(gc->kept[i]->digest),
-		    "why", json_text(gc->kept[i]->why)));
-	json_show(json_pack("{so so}", "freed",
-	    json_texts(gc->freed, gc->n_freed), "kept", kept));
+	for (size_t i = 0; i < a->n; i++) {
+		const CTL(GcReply) *part = a->parts[i].frame->gc_reply;
+
+		for (size_t k = 0; k < part->n_freed; k++)
+			json_array_append_new(freed,
+			    json_text(part->freed[k]));
+		for (size_t k = 0; k < part->n_kept; k++)
+			json_array_append_new(kept, json_pack("{so so}",
+			    "digest", json_text(part->kept[k]->digest),
+			    "why", json_text(part->kept[k]->why)));
+		bytes = part->bytes;
+	}
+	json_show(json_pack("{so so so}", "freed", freed, "kept", kept,
+	    "bytes", json_number(bytes)));
+}
+
+void
+json_verify(const CTL(VerifyReply) *r)
+{
+	json_show(json_pack("{so so so}",
+	    "checked", json_number(r->checked),
+	    "damaged", json_number(r->damaged),
+	    "repaired", json_number(r->repaired)));
 }
 
 void

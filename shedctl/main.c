@@ -180,7 +180,8 @@ static const struct command {
 	    "make a device of an image, and print its path or NBD URI\n"
 	    "IMAGE is HOST[:PORT]/REPO[:TAG|@sha256:HEX], or sha256:HEX of an\n"
 	    "image or device that is known here.  Where it can't be lazy it\n"
-	    "is pulled whole first.",
+	    "is pulled whole first.  plain: all of it is, and what is printed\n"
+	    "is the path of a file, which must not be used after detach.",
 	    run_attach },
 	{ "detach", 1, 1, "consumer", "NAME [--consumer ID]",
 	    "drop a consumer; the device goes with the last one", run_detach },
@@ -204,20 +205,31 @@ static const struct command {
 	{ "keep", 1, 1, "owner allow-empty",
 	    "FILE [--owner O] [--allow-empty]",
 	    "replace an owner's list of images to keep\n"
-	    "FILE has one sha256:HEX a line.", run_keep },
+	    "FILE has one sha256:HEX a line, of a manifest or an erofs; blank\n"
+	    "lines and # comments are skipped.  A list that is empty, or has a\n"
+	    "mistake in it, changes nothing; --allow-empty: it may be empty.",
+	    run_keep },
 	{ "gc", 0, 0, "dry-run max-bytes until",
 	    "[--dry-run] [--max-bytes N] [--until AGE]",
-	    "evict what nothing holds", run_gc },
+	    "evict what nothing holds\n"
+	    "--dry-run: only say what would go.  --max-bytes: only as much as\n"
+	    "the store is larger than N, with K, M, G or T.  --until: only\n"
+	    "what was not used for AGE, with s, m, h, d or w.", run_gc },
 	{ "rm", 1, 1, "", "IMAGE", "drop an image that is not attached",
 	    run_rm },
 	{ "df", 0, 0, "", "", "show the space that images take", run_df },
 	{ "verify", 0, 1, "all", "IMAGE|--all",
-	    "hash what is on disk again, and fetch again what is damaged",
+	    "hash what is on disk again, and fetch again what is damaged\n"
+	    "Exit status 1 if something damaged could not be fetched again.",
 	    run_verify },
 	{ "promote", 2, 2, "", "IMAGE DEST",
-	    "place the whole verified erofs at DEST", run_promote },
+	    "place the whole verified erofs at DEST\n"
+	    "DEST is made with your own rights and mode 0444; a file that is\n"
+	    "there is replaced when the new one is whole.", run_promote },
 	{ "import", 2, 2, "", "IMAGE FILE",
-	    "use a whole erofs that the host has as a source", run_import },
+	    "use a whole erofs that the host has as a source\n"
+	    "What of FILE fits the image is copied into the store.",
+	    run_import },
 	{ "login", 1, 1, "", "HOST",
 	    "give credentials of a registry, from standard input", run_login },
 	{ "health", 0, 0, "", "", "say ok, or degraded and why", run_health },

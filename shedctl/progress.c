@@ -28,7 +28,7 @@ void
 progress_init(struct progress *p, FILE *out, bool terminal, unsigned width)
 {
 	*p = (struct progress){ .out = out, .terminal = terminal,
-		.width = width };
+		.width = width, .doing = "downloading" };
 }
 
 static bool
@@ -88,7 +88,7 @@ static const char *
 state_name(const struct progress *p)
 {
 	return p->state == STATE(EXISTS) ? "exists" :
-	    p->state == STATE(DONE) ? "done" : "downloading";
+	    p->state == STATE(DONE) ? "done" : p->doing;
 }
 
 /* "3f2a90c1d4e5 [####    ]  50%  12.0 MiB of 24.0 MiB  5.2 MiB/s  0:02 left" */

@@ -1,15 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The commands: each builds its request, asks, and shows the answer.  A
- * request that does no harm twice is marked AGAIN: see client.c.  The options
- * and the number of arguments were checked by main.c's table.
- *
- * Descriptors that ride along are opened here, with the caller's rights: the
- * service never opens a path that a client names.
+ * The commands about devices, images and the service: each builds its request,
+ * asks, and shows the answer.  A request that does no harm twice is marked
+ * AGAIN: see client.c.  The options and the number of arguments were checked by
+ * main.c's table.
  */
 #define _GNU_SOURCE
-#include <sys/stat.h>
-
 #include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>
@@ -23,55 +19,8 @@
 #include "base/shm.h"
 #include "shedctl/shedctl.h"
 
-#define ONCE	false
-#define AGAIN	true
-
 #define CREDENTIALS_MAX	(64 * 1024)	/* bytes; a token is a few KiB */
-#define KEEP_MAX	(64 * 1024)	/* digests; a request holds fewer */
 #define COPY_BYTES	(64 * 1024)
-
-static enum status
-ask_fd(struct shedctl *ctl, unsigned type, const void *body, unsigned want,
-    bool again, int fd, struct answer *a)
-{
-	struct call call = { .type = type, .body = body, .want = want,
-		.fd = fd, .again = again };
-	enum status status = client_call(&ctl->client, &call, a);
-
-	progress_end(&ctl->progress, client_now_ms());
-	return status;
-}
-
-static enum status
-ask(struct shedctl *ctl, unsigned type, const void *body, unsigned want,
-    bool again, struct answer *a)
-{
-	return ask_fd(ctl, type, body, want, again, -1, a);
-}
-
-/* A request that is answered by Done.  With --json: what was done to what. */
-static enum status
-ask_done(struct shedctl *ctl, unsigned type, const void *body, bool again,
-    int fd)
-{
-	_cleanup_(answer_done) struct answer a = ANSWER_NONE;
-	enum status status = ask_fd(ctl, type, body, CTL_BODY(DONE), again, fd,
-	    &a);
-
-	if (status == STATUS_DONE && ctl->opt.json)
-		json_show(json_pack("{sb}", "done", 1));
-	return status;
-}
-
-/* A local file that can't be used. */
-static enum status
-fail_file(struct shedctl *ctl, const char *what, const char *path)
-{
-	return client_fail(&ctl->failure, errno == EACCES || errno == EPERM ?
-	    CTL_CODE(NOT_PERMITTED) : errno == ENOSPC ? CTL_CODE(NO_SPACE) :
-	    CTL_CODE(BAD_REQUEST), "cannot %s %s: %s; name another file",
-	    what, path, strerror(errno));
-}
 
 /* Devices. */
 
@@ -267,182 +216,6 @@ run_prefetch(struct shedctl *ctl)
 	return prefetch(ctl, ctl->opt.all, ctl->opt.wait);
 }
 
-static enum status
-pin(struct shedctl *ctl, bool on)
-{
-	CTL(Pin) body = CTL_INIT(PIN);
-
-	body.image = ctl->args[0];
-	body.pin = on;
-	return ask_done(ctl, CTL_BODY(PIN), &body, AGAIN, -1);
-}
-
-enum status
-run_pin(struct shedctl *ctl)
-{
-	return pin(ctl, true);
-}
-
-enum status
-run_unpin(struct shedctl *ctl)
-{
-	return pin(ctl, false);
-}
-
-enum status
-run_rm(struct shedctl *ctl)
-{
-	CTL(Drop) body = CTL_INIT(DROP);
-
-	body.image = ctl->args[0];
-	return ask_done(ctl, CTL_BODY(DROP), &body, ONCE, -1);
-}
-
-enum status
-run_verify(struct shedctl *ctl)
-{
-	CTL(Verify) body = CTL_INIT(VERIFY);
-
-	if (ctl->n_args == 1)
-		body.image = ctl->args[0];
-	body.all = ctl->opt.all;
-	return ask_done(ctl, CTL_BODY(VERIFY), &body, ONCE, -1);
-}
-
-enum status
-run_gc(struct shedctl *ctl)
-{
-	CTL(Gc) body = CTL_INIT(GC);
-	_cleanup_(answer_done) struct answer a = ANSWER_NONE;
-	enum status status;
-
-	body.dry_run = ctl->opt.dry_run;
-	body.max_bytes = ctl->opt.max_bytes;
-	body.until_s = ctl->opt.until_s;
-	status = ask(ctl, CTL_BODY(GC), &body, CTL_BODY(GC_REPLY), ONCE, &a);
-	if (status != STATUS_DONE)
-		return status;
-	if (ctl->opt.json)
-		json_gc(a.parts[0].frame->gc_reply);
-	else
-		show_gc(a.parts[0].frame->gc_reply, body.dry_run);
-	return STATUS_DONE;
-}
-
-enum status
-run_df(struct shedctl *ctl)
-{
-	CTL(Df) body = CTL_INIT(DF);
-	_cleanup_(answer_done) struct answer a = ANSWER_NONE;
-	enum status status = ask(ctl, CTL_BODY(DF), &body, CTL_BODY(DF_REPLY),
-	    AGAIN, &a);
-
-	if (status != STATUS_DONE)
-		return status;
-	if (ctl->opt.json)
-		json_df(a.parts[0].frame->df_reply);
-	else
-		show_df(a.parts[0].frame->df_reply);
-	return STATUS_DONE;
-}
-
-/* The digests of a keep file into body, which has room for KEEP_MAX; the
- * caller frees each. */
-static enum status
-keep_read(struct shedctl *ctl, FILE *f, CTL(Keep) *body)
-{
-	_cleanup_free_ char *text = NULL;
-	size_t size = 0, number = 0;
-	struct digest digest;
-
-	while (getline(&text, &size, f) >= 0) {
-		char *copy;
-
-		number++;
-		text[strcspn(text, "\r\n")] = '\0';
-		if (text[0] == '\0' || text[0] == '#')
-			continue;
-		if (digest_parse(text, &digest) < 0)
-			return client_fail(&ctl->failure, CTL_CODE(BAD_REQUEST),
-			    "%s:%zu is no sha256:HEX; write one digest a line",
-			    ctl->args[0], number);
-		if (body->n_digests == KEEP_MAX || !(copy = strdup(text)))
-			return client_fail(&ctl->failure, CTL_CODE(BAD_REQUEST),
-			    "%s names more than %d digests; keep fewer",
-			    ctl->args[0], KEEP_MAX);
-		body->digests[body->n_digests++] = copy;
-	}
-	return ferror(f) ? fail_file(ctl, "read", ctl->args[0]) : STATUS_DONE;
-}
-
-enum status
-run_keep(struct shedctl *ctl)
-{
-	CTL(Keep) body = CTL_INIT(KEEP);
-	_cleanup_fclose_ FILE *f = fopen(ctl->args[0], "re");
-	_cleanup_free_ char **list = calloc(KEEP_MAX, sizeof(*list));
-	enum status status;
-
-	if (!f || !list)
-		return fail_file(ctl, "read", ctl->args[0]);
-	body.digests = list;
-	body.allow_empty = ctl->opt.allow_empty;
-	status = keep_read(ctl, f, &body);
-	if (status == STATUS_DONE)
-		status = ask_done(ctl, CTL_BODY(KEEP), &body, AGAIN, -1);
-	for (size_t i = 0; i < body.n_digests; i++)
-		free(list[i]);
-	return status;
-}
-
-/* Descriptors that ride along. */
-
-enum status
-run_import(struct shedctl *ctl)
-{
-	CTL(Import) body = CTL_INIT(IMPORT);
-	_cleanup_close_ int fd = open(ctl->args[1],
-	    O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-	struct stat st;
-
-	if (fd < 0 || fstat(fd, &st) < 0)
-		return fail_file(ctl, "read", ctl->args[1]);
-	if (!S_ISREG(st.st_mode))
-		return client_fail(&ctl->failure, CTL_CODE(BAD_REQUEST),
-		    "%s is no regular file; name a whole erofs", ctl->args[1]);
-	body.image = ctl->args[0];
-	return ask_done(ctl, CTL_BODY(IMPORT), &body, ONCE, fd);
-}
-
-/* The service fills a new file beside DEST; then it takes DEST's place. */
-enum status
-run_promote(struct shedctl *ctl)
-{
-	CTL(Promote) body = CTL_INIT(PROMOTE);
-	const char *dest = ctl->args[1];
-	_cleanup_free_ char *beside = NULL;
-	_cleanup_(answer_done) struct answer a = ANSWER_NONE;
-	_cleanup_close_ int fd = -1;
-	enum status status;
-
-	if (asprintf(&beside, "%s.XXXXXX", dest) < 0)
-		return fail_file(ctl, "name a file beside", dest);
-	fd = mkostemp(beside, O_CLOEXEC);
-	if (fd < 0)
-		return fail_file(ctl, "make a file beside", dest);
-	body.image = ctl->args[0];
-	status = ask_fd(ctl, CTL_BODY(PROMOTE), &body, CTL_BODY(DONE), ONCE,
-	    fd, &a);
-	if (status == STATUS_DONE && (fchmod(fd, 0444) < 0 || fsync(fd) < 0 ||
-	    rename(beside, dest) < 0))
-		status = fail_file(ctl, "write", dest);
-	if (status != STATUS_DONE)
-		unlink(beside);
-	else if (ctl->opt.json)
-		json_show(json_pack("{so}", "path", json_text(dest)));
-	return status;
-}
-
 enum status
 run_login(struct shedctl *ctl)
 {
@@ -492,19 +265,19 @@ dump(struct shedctl *ctl, const struct answer *a)
 		file = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC,
 		    0666);
 		if (file < 0)
-			return fail_file(ctl, "write", path);
+			return ask_fail_file(ctl, "write", path);
 		out = file;
 	}
 	while ((n = pread(a->fd, buf, COPY_BYTES, at)) > 0) {
 		for (ssize_t done = 0, w; done < n; done += w) {
 			w = write(out, buf + done, (size_t)(n - done));
 			if (w < 0)
-				return fail_file(ctl, "write",
+				return ask_fail_file(ctl, "write",
 				    path ? path : "standard output");
 		}
 		at += n;
 	}
-	return n < 0 ? fail_file(ctl, "read", "the answer") : STATUS_DONE;
+	return n < 0 ? ask_fail_file(ctl, "read", "the answer") : STATUS_DONE;
 }
 
 enum status

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * shedctl in sections by file: main.c reads the command line, request.c has a
- * function per command, client.c speaks with the service, show.c, json.c and
- * progress.c write, words.c names.
+ * shedctl in sections by file: main.c reads the command line, request.c and
+ * store.c have a function per command, client.c speaks with the service, show.c,
+ * json.c and progress.c write, dest.c places a file, words.c names.
  *
  * A command returns the program's exit status.  What went wrong is kept in
  * struct failure and printed once, by main.c, when the progress line is gone.
@@ -67,6 +67,7 @@ struct progress {
 	FILE *out;
 	bool terminal;
 	unsigned width;		/* columns of the terminal */
+	const char *doing;	/* "downloading", unless the owner sets it */
 	bool seen, pending;	/* a report came; the last is not shown yet */
 	bool open;		/* a bar without its newline stands there */
 	char digest[DIGEST_TEXT + 1];
@@ -158,7 +159,7 @@ enum status client_fail(struct failure *f, uint32_t code, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 int64_t client_now_ms(void);	/* monotonic */
 
-/* request.c: the commands */
+/* request.c, store.c: the commands */
 
 struct shedctl {
 	struct options opt;
@@ -182,6 +183,42 @@ command_run run_attach, run_detach, run_pull, run_prefetch, run_ls, run_images,
     run_gc, run_rm, run_df, run_verify, run_promote, run_import, run_login,
     run_health, run_doctor, run_metrics, run_events, run_flight, run_report,
     run_top, run_shutdown, run_version;
+
+/* ask.c: what they share */
+
+#define ONCE	false
+#define AGAIN	true	/* it does no harm twice: see client.c */
+
+enum status ask(struct shedctl *ctl, unsigned type, const void *body,
+    unsigned want, bool again, struct answer *a);
+/* fd rides along; it stays the caller's. */
+enum status ask_fd(struct shedctl *ctl, unsigned type, const void *body,
+    unsigned want, bool again, int fd, struct answer *a);
+/* A request that is answered by Done; says so with --json. */
+enum status ask_done(struct shedctl *ctl, unsigned type, const void *body,
+    bool again, int fd);
+/* A local file that can't be used; errno says why. */
+enum status ask_fail_file(struct shedctl *ctl, const char *what,
+    const char *path);
+
+/* dest.c: a new file that takes the place of another */
+
+struct dest {
+	int dir, fd;		/* fd: the new file, empty, for writing */
+	const char *name;	/* in dir; of the path that was given */
+	bool named;		/* it has a name of its own meanwhile */
+};
+#define DEST_NONE	((struct dest){ .dir = -1, .fd = -1 })
+
+/* Beside path, which outlives it.  0, -EISDIR, -EEXIST (path is there, and no
+ * regular file), or -errno; dest_done() follows in any case. */
+int dest_begin(struct dest *d, const char *path);
+/* Mode 0444, on the disk, in path's place.  0 or -errno. */
+int dest_commit(struct dest *d);
+/* What was not committed is gone. */
+void dest_done(struct dest *d);
+/* For tests: false as if no file system knew files without a name. */
+extern bool dest_unnamed;
 
 /* show.c: for people, on stdout.  Whatever comes from the service goes through
  * show_text(). */
@@ -213,8 +250,10 @@ void show_devices(const struct answer *a);	/* as columns */
 void show_status(const struct answer *a);	/* in detail */
 void show_images(const struct answer *a);
 void show_map(const CTL(MapReply) *map);
-void show_df(const CTL(DfReply) *df);
-void show_gc(const CTL(GcReply) *gc, bool dry_run);
+/* width: of the terminal, 0: none */
+void show_df(const struct answer *a, unsigned width);
+void show_gc(const struct answer *a, bool dry_run);
+void show_verify(const CTL(VerifyReply) *r);
 void show_doctor(const CTL(DoctorReply) *doctor);
 void show_metrics(const struct answer *a);
 void show_event(const CTL(Event) *event);
@@ -232,8 +271,9 @@ void json_devices(const struct answer *a);
 void json_status(const CTL(Device) *device);
 void json_images(const struct answer *a);
 void json_map(const char *name, const CTL(MapReply) *map);
-void json_df(const CTL(DfReply) *df);
-void json_gc(const CTL(GcReply) *gc);
+void json_df(const struct answer *a);
+void json_gc(const struct answer *a);
+void json_verify(const CTL(VerifyReply) *r);
 void json_doctor(const CTL(DoctorReply) *doctor);
 void json_metrics(const struct answer *a);
 void json_version(const CTL(VersionReply) *version);

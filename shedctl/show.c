@@ -23,6 +23,7 @@
 #define GAP		2	/* between two columns */
 #define SHORT_DIGEST	12	/* hex digits; tells a host's images apart */
 #define KEY_WIDTH	16	/* of "key  value" lines */
+#define OWNERS_WIDTH	16	/* of them on a terminal */
 
 /* Numbers. */
 
@@ -256,6 +257,14 @@ table_show(struct table *t)
 
 /* The answers. */
 
+/* An index that only refers to its image proves nothing until all is here. */
+static char *
+rung_cell(const CTL(Device) *d)
+{
+	return format("%s%s", word_name(rung_words, d->rung),
+	    d->unproven ? " (unproven)" : "");
+}
+
 void
 show_devices(const struct answer *a)
 {
@@ -274,8 +283,7 @@ show_devices(const struct answer *a)
 			    d->state)));
 			table_add(&t, format("%s", word_name(present_words,
 			    d->present)));
-			table_add(&t, format("%s", word_name(rung_words,
-			    d->rung)));
+			table_add(&t, rung_cell(d));
 			table_add(&t, size_cell(d->size));
 			table_add(&t, format("%s", show_percent(
 			    d->chunks_present, d->chunks_total).text));
@@ -304,6 +312,12 @@ show_counts(const CTL(Device) *d)
 	line("chunks", format("%ju of %ju present (%s)",
 	    (uintmax_t)d->chunks_present, (uintmax_t)d->chunks_total,
 	    show_percent(d->chunks_present, d->chunks_total).text));
+	if (d->chunks_shared > 0)
+		line("shared chunks", format("%ju, in other images' files",
+		    (uintmax_t)d->chunks_shared));
+	if (d->chunks_damaged > 0)
+		line("damaged chunks", format("%ju, dropped and fetched again",
+		    (uintmax_t)d->chunks_damaged));
 	line("bytes", format("%s present, %s fetched, %s served",
 	    present.text, fetched.text, served.text));
 	line("requests", format("%ju sent, %ju retried, %ju failed",
@@ -331,10 +345,11 @@ show_device(const CTL(Device) *d)
 	line("presented as", format("%s", word_name(present_words,
 	    d->present)));
 	line("state", format("%s", word_name(state_words, d->state)));
-	line("rung", format("%s", word_name(rung_words, d->rung)));
+	line("rung", rung_cell(d));
 	if (d->chain[0])
 		line("proof", show_text(d->chain, ""));
 	line("network-free", format("%s", d->network_free ? "yes" : "no"));
+	line("self-contained", format("%s", d->self_contained ? "yes" : "no"));
 	show_counts(d);
 	line("worker restarts", format("%u", d->worker_restarts));
 	line("consumers", joined(d->consumers, d->n_consumers));
@@ -387,47 +402,93 @@ show_images(const struct answer *a)
 	table_show(&t);
 }
 
-void
-show_df(const CTL(DfReply) *df)
+/* "12.3G": narrow, for tables of sizes */
+static char *
+narrow_size(uint64_t bytes)
 {
-	static const char *const heads[] = { "DIGEST", ">SIZE", ">ON-DISK",
-		">EXCLUSIVE", ">SHARED", "PINNED", "OWNERS", "IMAGE" };
-	struct table t = { .heads = heads, .columns = ARRAY_LEN(heads) };
+	struct size_text t = show_size(bytes);
+	char *unit = strchr(t.text, ' ');
 
-	for (size_t i = 0; i < df->n_images; i++) {
-		const CTL(DfReply__Row) *r = df->images[i];
-		char *owners = joined(r->owners, r->n_owners);
+	return format("%.*s%c", (int)(unit - t.text), t.text, unit[1]);
+}
 
-		table_add(&t, short_digest(r->digest));
-		table_add(&t, size_cell(r->size));
-		table_add(&t, size_cell(r->on_disk));
-		table_add(&t, size_cell(r->exclusive));
-		table_add(&t, size_cell(r->shared));
-		table_add(&t, format("%s", r->pinned ? "yes" : "no"));
-		table_add(&t, owners[0] ? owners : format("-"));
-		if (!owners[0])
-			free(owners);
-		table_add(&t, text_cell(r->image));
-	}
-	table_show(&t);
-	printf("total %s\n", show_size(df->total).text);
+/* The owners of an image; not more than fits beside it on a terminal. */
+static char *
+owners_cell(const CTL(DfReply__Row) *r, unsigned width)
+{
+	char *owners = joined(r->owners, r->n_owners);
+
+	if (width > 0 && strlen(owners) > OWNERS_WIDTH)
+		strcpy(owners + OWNERS_WIDTH - 3, "...");
+	if (owners[0])
+		return owners;
+	free(owners);
+	return format("-");
 }
 
 void
-show_gc(const CTL(GcReply) *gc, bool dry_run)
+show_df(const struct answer *a, unsigned width)
 {
-	for (size_t i = 0; i < gc->n_freed; i++) {
-		_cleanup_free_ char *digest = show_text(gc->freed[i], "");
+	static const char *const heads[] = { ">SIZE", ">ON-DISK", ">EXCL",
+		">SHARED", "PINNED", "OWNERS", "IMAGE" };
+	struct table t = { .heads = heads, .columns = ARRAY_LEN(heads) };
+	uint64_t total = 0;
 
-		printf("%s %s\n", dry_run ? "would free" : "freed", digest);
-	}
-	for (size_t i = 0; i < gc->n_kept; i++) {
-		const CTL(GcReply__Kept) *kept = gc->kept[i];
-		_cleanup_free_ char *digest = show_text(kept->digest, "");
-		_cleanup_free_ char *why = show_text(kept->why, "");
+	for (size_t i = 0; i < a->n; i++) {
+		const CTL(DfReply) *part = a->parts[i].frame->df_reply;
 
-		printf("kept %s: %s\n", digest, why);
+		for (size_t k = 0; k < part->n_images; k++) {
+			const CTL(DfReply__Row) *r = part->images[k];
+
+			table_add(&t, narrow_size(r->size));
+			table_add(&t, narrow_size(r->on_disk));
+			table_add(&t, narrow_size(r->exclusive));
+			table_add(&t, narrow_size(r->shared));
+			table_add(&t, format("%s", r->pinned ? "yes" : "no"));
+			table_add(&t, owners_cell(r, width));
+			table_add(&t, text_cell(r->image[0] ? r->image :
+			    r->digest));
+		}
+		total = part->total;
 	}
+	table_show(&t);
+	printf("total %s on disk\n", show_size(total).text);
+}
+
+void
+show_gc(const struct answer *a, bool dry_run)
+{
+	static const char *const heads[] = { "RESULT", "DIGEST", "WHY" };
+	struct table t = { .heads = heads, .columns = ARRAY_LEN(heads) };
+	const char *freed = dry_run ? "would free" : "freed";
+	uint64_t bytes = 0;
+
+	for (size_t i = 0; i < a->n; i++) {
+		const CTL(GcReply) *part = a->parts[i].frame->gc_reply;
+
+		for (size_t k = 0; k < part->n_freed; k++) {
+			table_add(&t, format("%s", freed));
+			table_add(&t, short_digest(part->freed[k]));
+			table_add(&t, format("-"));
+		}
+		for (size_t k = 0; k < part->n_kept; k++) {
+			table_add(&t, format("kept"));
+			table_add(&t, short_digest(part->kept[k]->digest));
+			table_add(&t, text_cell(part->kept[k]->why));
+		}
+		bytes = part->bytes;
+	}
+	if (t.cells > 0)
+		table_show(&t);
+	printf("%s %s\n", freed, show_size(bytes).text);
+}
+
+void
+show_verify(const CTL(VerifyReply) *r)
+{
+	printf("checked %ju, damaged %ju, repaired %ju\n",
+	    (uintmax_t)r->checked, (uintmax_t)r->damaged,
+	    (uintmax_t)r->repaired);
 }
 
 void

@@ -12,7 +12,7 @@ packages=(
 	# building
 	gcc make pkg-config libc6-dev linux-libc-dev libcurl4-openssl-dev
 	libevent-dev libseccomp-dev libprotobuf-c-dev protobuf-c-compiler
-	libssl-dev libjansson-dev libinih-dev libcmocka-dev libnbd-dev
+	libssl-dev libjansson-dev libxxhash-dev libinih-dev libcmocka-dev libnbd-dev
 	ca-certificates
 	# tests and demo
 	docker-registry nginx-light skopeo nbdkit libnbd-bin python3

@@ -13,7 +13,11 @@ export LC_ALL=C.UTF-8
 PATH=$PATH:/usr/sbin:/sbin
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-BIN=$ROOT/${BUILD:-build}/bin	# the programs under test
+# the programs under test; BUILD may be an absolute path as well
+case ${BUILD:=build} in
+/*) BIN=$BUILD/bin ;;
+*) BIN=$ROOT/$BUILD/bin ;;
+esac
 CACHE=$ROOT/build/test		# images, made once
 TOOLS=$ROOT/tests/tools
 VM=$ROOT/tests/vm
@@ -23,6 +27,7 @@ T=$(mktemp -d "${TMPDIR:-/tmp}/ss.XXXXXX")
 chmod 711 "$T"
 STARTED=()			# pids to end, in order of start
 MOUNTS=()			# directories to unmount after that
+REMOVE=()			# and directories outside $T to remove
 # where the runner learns what must be gone afterwards
 PIDS=${SHEDSTREAM_TEST_PIDS:-$T/pids}
 
@@ -63,6 +68,7 @@ cleanup() {
 	for ((i = ${#MOUNTS[@]} - 1; i >= 0; i--)); do
 		umount "${MOUNTS[i]}"
 	done
+	[ ${#REMOVE[@]} -eq 0 ] || rm -rf "${REMOVE[@]}"
 	if [ -n "${KEEP-}" ]; then
 		echo "kept: $T" >&2
 	else
@@ -224,6 +230,19 @@ registry_file() { # DIGEST: where the registry keeps that blob
 	echo "$T/registry/docker/registry/v2/blobs/sha256/${hex:0:2}/$hex/data"
 }
 
+# image_annotate FILE [shedpack push's options]: the image pushed last gets a
+# chunk index of FILE, named by its manifest: sets MANIFEST and INDEX anew
+image_annotate() {
+	local file=$1
+	shift
+	rm -rf "$T/pack"
+	INDEX=$("$BIN/shedpack" index "$file" -o "$T/pack" 2>>"$T/shedpack.log" |
+		awk '{ print $2 }')
+	"$BIN/shedpack" push "$T/pack" "$IMAGE" --annotate "$@" \
+		>"$T/annotate.out" 2>>"$T/shedpack.log"
+	MANIFEST=$(awk '$1 == "image" { print $2 }' "$T/annotate.out")
+}
+
 # image_push FILE REPO[:TAG] [push.py's options]: sets IMAGE and the digests
 # MANIFEST and EROFS, and SIZE
 image_push() {
@@ -303,17 +322,44 @@ image_small() {
 	[ -f "$SMALL" ] || "$TOOLS/image.sh" "$SMALL" "${1-plain}" >&2
 }
 
+# image_plus: its next version, with some MB more; sets PLUS
+image_plus() {
+	PLUS=$CACHE/small-plus.erofs
+	[ -f "$PLUS" ] || "$TOOLS/image.sh" "$PLUS" plain --plus >&2
+}
+
+# image_of FILE SEED:KIB...: an erofs of such files, the same each time; the
+# same seed means the same bytes, and 0 zeros
+image_of() {
+	local file=$1
+	shift
+	rm -rf "$T/tree"
+	mkdir "$T/tree"
+	/usr/bin/python3 - "$T/tree" "$@" <<-'END'
+	import random, sys
+	for n, word in enumerate(sys.argv[2:]):
+	    seed, kib = map(int, word.split(":"))
+	    with open("%s/%02d" % (sys.argv[1], n), "wb") as f:
+	        f.write(random.Random(seed).randbytes(kib << 10) if seed
+	                else bytes(kib << 10))
+	END
+	mkfs.erofs -T 0 -U 5ed57ea0-0000-4000-8000-000000000002 --all-root \
+		"$file" "$T/tree" >/dev/null
+	rm -r "$T/tree"
+}
+
 ## the suite
 
 # suite_start [devd's options]: all daemons; with $T/conf if there is one.
-# Sets SUITE_PID.
+# Sets SUITE_PID.  The store is $STORE.
+STORE=$T/store
 suite_start() {
 	local conf=()
 	[ -x "$BIN/devd" ] || fail "$BIN/devd is not built"
 	[ -f "$T/conf" ] && conf=(-c "$T/conf")
-	mkdir -p "$T/store" "$T/run"
+	mkdir -p "$STORE" "$T/run"
 	: >"$T/devd.log"
-	start devd "$BIN/devd" -f --store "$T/store" --run "$T/run" \
+	start devd "$BIN/devd" -f --store "$STORE" --run "$T/run" \
 		"${conf[@]}" "$@"
 	SUITE_PID=$STARTED_PID
 	wait_line "$SUITE_PID" "$T/devd.log" '(^|[^[:alnum:]])ready($|[^[:alnum:]])' ||
@@ -378,6 +424,44 @@ status_is() { # NAME JQ-PATH VALUE
 
 device_count() { # NUMBER: are there so many?
 	[ "$(ctl ls --json | jq '.devices | length')" = "$1" ]
+}
+
+# event_await REGEX [SECONDS]: until an event's line of JSON fits, also one that
+# was before; at once, as it comes
+event_await() {
+	local status=0 pid
+	exec 9< <(exec timeout "${2:-30}" "$BIN/shedctl" --socket \
+		"$T/run/control.sock" events -f --json 2>/dev/null)
+	pid=$!
+	grep -q -m1 -E -e "$1" <&9 || status=1
+	kill "$pid" 2>/dev/null || true
+	exec 9<&-
+	return $status
+}
+
+device_sha() { # URI: of every byte that is read from it
+	nbdcopy "$1" - | sha_of
+}
+
+store_used() { # bytes that the store takes on disk
+	du -s --block-size=1 "$STORE" | cut -f 1
+}
+
+index_tool() {
+	/usr/bin/python3 "$TOOLS/index.py" "$@"
+}
+
+# spoil FILE OFFSET [BYTES]: its bytes there become their complement
+spoil() {
+	/usr/bin/python3 - "$1" "$2" "${3:-1}" <<-'END'
+	import sys
+	with open(sys.argv[1], "r+b") as f:
+	    f.seek(int(sys.argv[2]))
+	    was = f.read(int(sys.argv[3]))
+	    assert was, "nothing there to damage"
+	    f.seek(int(sys.argv[2]))
+	    f.write(bytes(b ^ 255 for b in was))
+	END
 }
 
 nbd_uri() { # NAME

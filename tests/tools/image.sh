@@ -1,13 +1,16 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# image.sh FILE [plain|lz4]: makes a small but real erofs (about 48 MB of
-# contents) out of files of this machine; lz4 is what shed's own build does.
+# image.sh FILE [plain|lz4] [--plus]: makes a small but real erofs (about 48 MB
+# of contents) out of files of this machine; lz4 is what shed's own build does.
+# --plus: the next version of that image, with some MB of libraries more, and a
+# few files changed.
 # image.sh --tree DIR: only puts the files there, for a guest image.
 set -euo pipefail
 export LC_ALL=C
 PATH=$PATH:/usr/sbin:/sbin
 BUDGET=$((48 << 20))
+MORE=$((5 << 20))
 
 # Small and large files, text and programs, in a fixed order, to a budget.
 fill() {
@@ -31,6 +34,24 @@ fill() {
 	chmod -R u+rwX,go+rX "$dir"
 }
 
+# What a package more and an update bring: files, a changed one, one that grew.
+plus() {
+	local dir=$1 sum=0 size path
+	mkdir -p "$dir/opt/plus"
+	while read -r size path; do
+		sum=$((sum + size))
+		[ $sum -le $MORE ] || break
+		cp "$path" "$dir/opt/plus/"
+	done < <(find /usr/lib -xdev -type f -name '*.so*' -size -1500k \
+		-printf '%s %p\n' | sort -k 2)
+	echo 'VARIANT=plus' >>"$dir/usr/lib/os-release"
+	path=$(find "$dir/usr/bin" -type f -size +500k | sort | head -n 1)
+	printf 'one byte more\n' | dd of="$path" bs=1 seek=300000 conv=notrunc \
+		status=none
+	find "$dir/usr/share/common-licenses" -type f | sort | head -n 2 |
+		while read -r path; do echo 'a line more' >>"$path"; done
+}
+
 if [ "$1" = --tree ]; then
 	mkdir -p "$2"
 	fill "$2"
@@ -47,6 +68,7 @@ work=$(mktemp -d "$out.XXXXXX")
 trap 'rm -rf "$work" "$work.list"' EXIT
 mkdir "$work/tree"
 fill "$work/tree"
+[ "${3-}" != --plus ] || plus "$work/tree"
 mkfs.erofs "${flags[@]}" "$work/erofs" "$work/tree" >/dev/null
 chmod 644 "$work/erofs"
 mv "$work/erofs" "$out"

@@ -3,7 +3,10 @@
 """Pushes an image as shed does: an OCI image manifest whose annotations name
 loose blobs of the same repository (erofs, and where given kernel and initrd)
 that no layer mentions.  Prints one JSON object that says what was pushed.
-Standard library only; files are streamed, never held in memory."""
+Standard library only; files are streamed, never held in memory.
+
+What shedpack refuses to push can be pushed by this: any file as the image's
+chunk index (--chunks), or as an index that refers to it (--refer)."""
 
 import argparse
 import base64
@@ -22,6 +25,7 @@ MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
 CONFIG = "application/vnd.oci.image.config.v1+json"
 LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
+ARTIFACT = "application/vnd.shedstream.chunks.v1"
 PIECE = 1 << 20
 
 
@@ -55,10 +59,10 @@ class Registry:
         headers = {k.replace("_", "-"): v for k, v in headers.items()}
         self.c.request(method, path, body, {**self.headers, **headers})
         r = self.c.getresponse()
-        text = r.read()
+        r.text = r.read()
         if r.status not in want:
             sys.exit("push: %s %s: %d %s" % (method, path, r.status,
-                                             text.decode(errors="replace")))
+                                             r.text.decode(errors="replace")))
         return r
 
     @staticmethod
@@ -113,6 +117,10 @@ def push_image(r, erofs, args, arch, tag=None):
     notes = {"io.shed.schema-version": "1", "io.shed.variant": "base"}
     out["erofs"], out["size"] = r.blob(erofs)
     notes["io.shed.rootfs.erofs.digest"] = out["erofs"]
+    if args.chunks:
+        with open(args.chunks, "rb") as f:
+            out["chunks"], _ = r.blob(f)
+        notes["io.shed.rootfs.chunks.digest"] = out["chunks"]
     for part in "kernel", "initrd":
         if path := getattr(args, part):
             with open(path, "rb") as f:
@@ -133,8 +141,37 @@ def push_image(r, erofs, args, arch, tag=None):
                     "size": layer_size}],
         "annotations": notes}, tag)
     out["manifest"] = pushed["digest"]
+    if args.refer:
+        out["refer"] = push_referrer(r, args.refer, pushed,
+                                     (out["erofs"], out["size"]))
     pushed["platform"] = {"os": "linux", "architecture": arch}
     return out, pushed
+
+
+def push_referrer(r, path, subject, erofs):
+    """The artifact of docs/FORMATS.md, and the list that names it, in front of
+    those there: for a registry without the referrers API."""
+    empty, empty_size = r.blob(io.BytesIO(b"{}"))
+    with open(path, "rb") as f:
+        index, index_size = r.blob(f)
+    tag = subject["digest"].replace(":", "-")
+    number = hashlib.sha256(index.encode()).hexdigest()[:8]
+    artifact = r.manifest(MANIFEST, {
+        "schemaVersion": 2, "mediaType": MANIFEST, "artifactType": ARTIFACT,
+        "config": {"mediaType": "application/vnd.oci.empty.v1+json",
+                   "digest": empty, "size": empty_size},
+        "layers": [{"mediaType": "application/vnd.shedstream.index.v1",
+                    "digest": index, "size": index_size},
+                   {"mediaType": "application/vnd.shedstream.erofs.v1",
+                    "digest": erofs[0], "size": erofs[1]}],
+        "subject": subject}, "refers-" + number)
+    old = r.call((200, 404), "GET", "/v2/%s/manifests/%s" % (r.repo, tag),
+                 Accept=INDEX)
+    others = json.loads(old.text)["manifests"] if old.status == 200 else []
+    r.manifest(INDEX, {
+        "schemaVersion": 2, "mediaType": INDEX, "manifests": [
+            {**artifact, "artifactType": ARTIFACT}] + others}, tag)
+    return index
 
 
 def main():
@@ -143,6 +180,8 @@ def main():
     p.add_argument("image", help="HOST[:PORT]/REPO[:TAG]")
     p.add_argument("--kernel")
     p.add_argument("--initrd")
+    p.add_argument("--chunks", metavar="FILE")
+    p.add_argument("--refer", metavar="FILE")
     p.add_argument("--index", action="store_true",
                    help="tag an index of amd64 (this) and arm64 (a stand-in)")
     p.add_argument("--chunk", type=int, default=0, metavar="BYTES",

@@ -67,6 +67,8 @@ test_an_empty_file_gives_the_defaults(void **state)
 	assert_int_equal(c->min_free, 0);
 	assert_int_equal(c->min_free_percent, 5);
 	assert_true(c->scrub);
+	assert_int_equal(c->scrub_rate, 16 << 20);
+	assert_int_equal(c->scrub_every_s, 7 * 86400);
 	assert_false(c->referrers);
 	assert_int_equal(c->integrity, 3);
 	assert_null(c->ca);
@@ -91,6 +93,7 @@ test_every_key_is_read(void **state)
 	struct conf *c = good(
 	    "# all of them\n"
 	    "[store]\npath = /var/x\nquota = 20G\nmin-free = 2G\nscrub = no\n"
+	    "scrub-rate = 3M\nscrub-every = 36h\n"
 	    "[trust]\nreferrers = yes\nintegrity = complete\n"
 	    "[network]\nca = /etc/ca\nproxy = http://p:1\n"
 	    "background-rate = 10M\non-outage = eio\noutage-delay = 7\n"
@@ -107,6 +110,8 @@ test_every_key_is_read(void **state)
 	assert_int_equal(c->min_free, UINT64_C(2) << 30);
 	assert_int_equal(c->min_free_percent, 0);
 	assert_false(c->scrub);
+	assert_int_equal(c->scrub_rate, 3 << 20);
+	assert_int_equal(c->scrub_every_s, 36 * 3600);
 	assert_true(c->referrers);
 	assert_int_equal(c->integrity, 2);
 	assert_string_equal(c->ca, "/etc/ca");
@@ -145,6 +150,12 @@ static const struct {
 	{ "store", "min-free", "a share as 5%, or bytes as 2G", { "", "100%",
 	    "-1%", "%", "5 %", "5%%", "1X" } },
 	{ "store", "scrub", "yes or no", { "", "YES", "true", "1", "no no" } },
+	{ "store", "scrub-rate", "bytes a second, as 16M, and not 0; scrub = no "
+	    "turns it off", { "", "0", "0M", "-1", "fast", "1m", "16M/s",
+	    "16777216T" } },
+	{ "store", "scrub-every", "a time, as 12h or 7d, and not 0; scrub = no "
+	    "turns it off", { "", "0", "0d", "-1d", "d", "7 d", "7D", "1w",
+	    "1dd", "49711d", "4294967296", "18446744073709551616" } },
 	{ "trust", "referrers", "yes or no", { "", "maybe" } },
 	{ "trust", "integrity", "chunk, whole, complete or transport", { "",
 	    "default", "Whole", "wholes", "none" } },
@@ -205,6 +216,28 @@ test_sizes_have_units_and_bounds(void **state)
 		struct conf *c = good_key("store", "quota", sizes[i].text);
 
 		assert_int_equal(c->quota, sizes[i].bytes);
+		conf_free(c);
+	}
+}
+
+static void
+test_times_have_units_and_bounds(void **state)
+{
+	static const struct {
+		const char *text;
+		uint64_t seconds;
+	} times[] = {
+		{ "1", 1 }, { "90s", 90 }, { "5m", 300 }, { "12h", 43200 },
+		{ "7d", 604800 }, { "4294967295", UINT32_MAX },
+		{ "49710d", UINT64_C(49710) * 86400 },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(times); i++) {
+		struct conf *c = good_key("store", "scrub-every",
+		    times[i].text);
+
+		assert_int_equal(c->scrub_every_s, times[i].seconds);
 		conf_free(c);
 	}
 }
@@ -509,6 +542,7 @@ main(void)
 		cmocka_unit_test(
 		    test_a_bad_value_is_named_with_its_line_and_what_would_do),
 		cmocka_unit_test(test_sizes_have_units_and_bounds),
+		cmocka_unit_test(test_times_have_units_and_bounds),
 		cmocka_unit_test(test_min_free_is_a_share_or_bytes),
 		cmocka_unit_test(test_words_have_the_protocols_numbers),
 		cmocka_unit_test(test_an_unknown_key_is_named_with_its_section),

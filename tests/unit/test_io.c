@@ -14,11 +14,14 @@
 
 #include <cmocka.h>
 
+#include <libnbd.h>
+
 #include "test_io_host.h"
 
 #define KIB		1024
 #define MIB		(1024 * 1024)
 #define UNIT		UNIT_SIZE
+#define NBD_CONNECTIONS_TRIED 64	/* as many as a worker takes */
 #define QUIET_MS	100	/* no message in that time: none was sent */
 
 static int
@@ -27,6 +30,17 @@ setup(void **state)
 	struct host *h = calloc(1, sizeof(*h));
 
 	host_start(h, 16 * MIB + 4096, UNIT);
+	*state = h;
+	return 0;
+}
+
+/* As cached makes it of an image with a chunk index. */
+static int
+setup_blocks(void **state)
+{
+	struct host *h = calloc(1, sizeof(*h));
+
+	host_start(h, 16 * MIB + 4096, MAP_BLOCK);
 	*state = h;
 	return 0;
 }
@@ -215,7 +229,8 @@ test_unknown_slot_is_a_miss(void **state)
 
 	host_fill(h, 0, 2);
 	host_publish(h, 0, 9);				/* not given */
-	atomic_store(&h->map->words[1], 0xffff);	/* no such slot */
+	atomic_store(&h->map->words[1], 0x10000 | (MAP_SLOTS + 1));
+							/* no such slot */
 	client_ask(fd, NBD_CMD_READ, 0, 1, 0, 2 * UNIT);
 	w = host_want(h);
 	assert_int_equal(w.first, 0);
@@ -226,6 +241,258 @@ test_unknown_slot_is_a_miss(void **state)
 	refused(fd, 1, 0);
 	assert_true(client_data_right(fd, 0, 2 * UNIT));
 	close(fd);
+}
+
+/* ---- zeros ---- */
+
+static void
+read_mixed(struct host *h, int fd, uint64_t offset, uint32_t len)
+{
+	uint64_t cookie;
+
+	client_ask(fd, NBD_CMD_READ, 0, offset, offset, len);
+	assert_int_equal(client_reply(fd, &cookie), 0);
+	assert_int_equal(cookie, offset);
+	if (!client_mixed_right(h, fd, offset, len))
+		fail_msg("wrong bytes at %ju+%u", (uintmax_t)offset, len);
+}
+
+static void
+test_zeros_are_here_and_lie_nowhere(void **state)
+{
+	struct host *h = *state;
+	uint64_t units = map_units(h->size, h->unit);
+	int fd = client_new(h);
+
+	host_fill(h, 0, units);
+	host_zeros(h, 1, 3);
+	host_zeros(h, 5, 1);
+	host_zeros(h, 100, 100);
+	host_zeros(h, units - 1, 1);	/* of 64 KiB, the short one */
+	read_mixed(h, fd, 0, 4 * MIB);
+	read_mixed(h, fd, h->unit - 1, 2);
+	read_mixed(h, fd, h->unit + 77, 5 * h->unit);
+	read_mixed(h, fd, 100 * h->unit, 4 * MIB);
+	read_mixed(h, fd, 100 * h->unit - 9, 100);
+	read_mixed(h, fd, 150 * h->unit + 3, 2 * MIB + 7);
+	read_mixed(h, fd, 199 * h->unit, 2 * h->unit);
+	read_mixed(h, fd, h->size - 4097, 4097);
+	assert_true(host_quiet(h, QUIET_MS));
+	assert_int_equal(atomic_load(&h->stats->reads_hot), 8);
+	assert_int_equal(atomic_load(&h->stats->reads_cold), 0);
+	close(fd);
+}
+
+/* BLOCK_STATUS: where each run of the context ends, and what it is. */
+static int
+on_extents(void *arg, const char *context, uint64_t offset, uint32_t *entries,
+    size_t n, int *error)
+{
+	uint32_t *out = arg;
+
+	(void)offset;
+	(void)error;
+	if (strcmp(context, "x-shedstream:resident") == 0 && n <= 16)
+		memcpy(out, entries, n * sizeof(*entries));
+	return 0;
+}
+
+static void
+test_zeros_are_resident(void **state)
+{
+	struct host *h = *state;
+	struct nbd_handle *nbd = nbd_create();
+	uint32_t got[16] = { 0 };
+
+	host_fill(h, 0, 2);
+	host_zeros(h, 2, 2);
+	host_publish(h, 4, 9);		/* in no file that was given */
+	host_zeros(h, 6, 1);
+	assert_non_null(nbd);
+	must(nbd_add_meta_context(nbd, "x-shedstream:resident") == 0);
+	must(nbd_connect_unix(nbd, h->sock) == 0);
+	must(nbd_block_status(nbd, 8 * h->unit, 0, (nbd_extent_callback){
+	    .callback = on_extents, .user_data = got }, 0) == 0);
+	nbd_close(nbd);
+	assert_int_equal(got[0], 4 * h->unit);
+	assert_int_equal(got[2], 2 * h->unit);
+	assert_int_equal(got[4], h->unit);
+	assert_int_equal(got[6], h->unit);
+	assert_int_equal(got[1], got[5]);
+	assert_int_equal(got[3], got[7]);
+	assert_int_not_equal(got[1], got[3]);
+	assert_true(host_quiet(h, QUIET_MS));
+}
+
+/* Of a cold read, they are not what it waits for. */
+static void
+test_zeros_are_not_asked_for(void **state)
+{
+	struct host *h = *state;
+	int fd = client_new(h);
+	struct want w;
+
+	host_zeros(h, 0, 2);
+	host_zeros(h, 3, 1);
+	client_ask(fd, NBD_CMD_READ, 0, 1, 0, 4 * h->unit);
+	w = host_want(h);
+	assert_int_equal(w.first, 2);
+	assert_int_equal(w.count, 1);
+	host_fill(h, 2, 1);
+	host_here(h, w.id, 0);
+	refused(fd, 1, 0);
+	assert_true(client_mixed_right(h, fd, 0, 4 * h->unit));
+	close(fd);
+}
+
+/* A worker's own memory, of /proc. */
+static uint64_t
+anonymous_kib(pid_t pid)
+{
+	char path[64], line[256];
+	unsigned long kib = 0;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/%d/status", (int)pid);
+	f = fopen(path, "re");
+	must(f != NULL);
+	while (fgets(line, sizeof(line), f))
+		if (sscanf(line, "RssAnon: %lu", &kib) == 1)
+			break;
+	fclose(f);
+	must(kib > 0);
+	return kib;
+}
+
+static void
+test_zeros_take_no_memory(void **state)
+{
+	struct host *h = *state;
+	int fd = client_new(h);
+	uint64_t before;
+
+	host_fill(h, 0, 2);
+	host_zeros(h, 2, 200);
+	for (uint32_t i = 0; i < 8; i++)	/* the batch of small replies */
+		read_mixed(h, fd, i * 4096, 60 * KIB);
+	before = anonymous_kib(h->pid);
+	for (uint64_t u = 2; u < 100; u += 7)
+		read_mixed(h, fd, u * h->unit, 4 * MIB);
+	assert_in_range(anonymous_kib(h->pid), before, before + 128);
+	close(fd);
+}
+
+/* ---- many small units, many files ---- */
+
+static void
+test_a_largest_read_of_blocks_is_one_want(void **state)
+{
+	struct host *h = *state;
+	int fd = client_new(h);
+	struct want w;
+
+	host_scratch(h, 1, NBD_READ_MAX + 2 * MAP_BLOCK);
+	client_ask(fd, NBD_CMD_READ, 0, 1, 1, NBD_READ_MAX);
+	w = host_want(h);
+	assert_int_equal(w.first, 0);
+	assert_int_equal(w.count, WANT_MAX);
+	host_here_lane(h, &w, 0);
+	refused(fd, 1, 0);
+	assert_true(client_data_right(fd, 1, NBD_READ_MAX));
+	assert_int_equal(host_release(h), 0);
+	/* The same by the map, with gaps. */
+	client_ask(fd, NBD_CMD_READ, 0, 2, 8192, NBD_READ_MAX);
+	w = host_want(h);
+	assert_int_equal(w.first, 2);
+	assert_int_equal(w.count, 1024);
+	host_fill(h, 0, 4097);
+	host_zeros(h, 500, 100);
+	host_here(h, w.id, 0);
+	refused(fd, 2, 0);
+	assert_true(client_mixed_right(h, fd, 8192, NBD_READ_MAX));
+	read_mixed(h, fd, h->size - 1, 1);
+	assert_true(host_quiet(h, QUIET_MS));
+	close(fd);
+}
+
+static void
+test_hints_for_blocks_are_as_large(void **state)
+{
+	struct host *h = *state;
+	int fd = client_new(h);
+
+	client_ask(fd, NBD_CMD_CACHE, 0, 1, 0, 16 * MIB);
+	refused(fd, 1, 0);
+	for (unsigned i = 0; i < 4; i++) {
+		struct want w = host_want(h);
+
+		assert_int_equal(w.first, i * 1024);
+		assert_int_equal(w.count, 1024);
+	}
+	close(fd);
+}
+
+static void
+test_preferred_size_is_64_kib_for_blocks_too(void **state)
+{
+	struct host *h = *state;
+	int fd = client_hello(h);
+	uint8_t payload[512];
+	uint32_t sizes[3], type;
+	bool told = false;
+	size_t len = nbd_put_list_entry(payload, "");
+
+	payload[len++] = 0;
+	payload[len++] = 0;
+	client_option(fd, NBD_OPT_GO, payload, len);
+	do {
+		type = client_option_reply(fd, payload, sizeof(payload), &len);
+		if (type != NBD_REP_INFO || payload[1] != NBD_INFO_BLOCK_SIZE)
+			continue;
+		told = true;
+		memcpy(sizes, payload + 2, sizeof(sizes));
+		assert_int_equal(ntohl(sizes[0]), 1);
+		assert_int_equal(ntohl(sizes[1]), 64 * KIB);
+		assert_int_equal(ntohl(sizes[2]), 4 * MIB);
+	} while (type == NBD_REP_INFO);
+	assert_true(told);
+	close(fd);
+}
+
+/* One map, every slot, and as many connections as there may be: neighbours
+ * whose places fit, but in different files, are not one piece. */
+static void
+test_units_lie_in_all_slots_at_once(void **state)
+{
+	struct host *h = *state;
+	int fds[NBD_CONNECTIONS_TRIED], files[MAP_SLOTS];
+	uint8_t buf[MAP_BLOCK];
+
+	for (uint32_t i = 0; i < MAP_SLOTS; i++) {
+		files[i] = shm_object("test-slot", 4097 * MAP_BLOCK);
+		must(files[i] >= 0);
+		host_slot(h, i, files[i]);
+	}
+	for (uint64_t u = 0; u < 4097; u++) {
+		/* runs of one to three units */
+		uint32_t slot = (uint32_t)(u / (1 + u / 1000 % 3) % MAP_SLOTS);
+
+		pattern_fill(buf, u * MAP_BLOCK, MAP_BLOCK);
+		must(fd_pwrite_all(files[slot], buf, MAP_BLOCK,
+		    u * MAP_BLOCK) == 0);
+		host_publish(h, u, slot);
+	}
+	host_zeros(h, 700, 3);
+	for (size_t i = 0; i < ARRAY_LEN(fds); i++)
+		fds[i] = client_new(h);
+	for (uint64_t at = 0; at < 4 * MIB; at += MIB + 4097)
+		for (size_t i = 0; i < ARRAY_LEN(fds); i += 21)
+			read_mixed(h, fds[i], at, 3 * MIB);
+	assert_true(host_quiet(h, QUIET_MS));
+	for (size_t i = 0; i < ARRAY_LEN(fds); i++)
+		close(fds[i]);
+	for (uint32_t i = 0; i < MAP_SLOTS; i++)
+		fd_close(files[i]);
 }
 
 static void
@@ -739,7 +1006,10 @@ test_full_connection_that_closes_is_noticed(void **state)
 	struct host *h = *state;
 	int fd = client_new(h);
 
-	for (unsigned i = 0; i < 500; i++)
+	/* As many as the worker takes (64, and a buffer full), and a few that
+	 * stay in the socket: with more, send() might wait for ever, since a
+	 * unix socket that was full wakes its writer below a quarter only. */
+	for (unsigned i = 0; i < 400; i++)
 		client_ask(fd, NBD_CMD_READ, 0, i, i % 250 * UNIT, 1);
 	for (unsigned i = 0; i < 64; i++)
 		host_want(h);
@@ -850,11 +1120,23 @@ test_handshake_has_a_deadline(void **state)
 
 static const struct CMUnitTest tests[] = {
 #define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define BLOCKS(test) { #test "_of_blocks", test, setup_blocks, teardown, NULL }
 	CASE(test_hot_read_sends_no_message),
 	CASE(test_cold_read_waits_for_just_its_missing_units),
 	CASE(test_replies_come_as_they_become_ready),
 	CASE(test_units_lie_in_any_slot_at_any_place),
 	CASE(test_unknown_slot_is_a_miss),
+	CASE(test_zeros_are_here_and_lie_nowhere),
+	BLOCKS(test_zeros_are_here_and_lie_nowhere),
+	CASE(test_zeros_are_not_asked_for),
+	BLOCKS(test_zeros_are_not_asked_for),
+	CASE(test_zeros_are_resident),
+	BLOCKS(test_zeros_are_resident),
+	CASE(test_zeros_take_no_memory),
+	BLOCKS(test_a_largest_read_of_blocks_is_one_want),
+	BLOCKS(test_hints_for_blocks_are_as_large),
+	BLOCKS(test_preferred_size_is_64_kib_for_blocks_too),
+	BLOCKS(test_units_lie_in_all_slots_at_once),
 	CASE(test_answer_in_vain_is_asked_again),
 	CASE(test_failed_map_answers_eio),
 	CASE(test_status_of_an_answer_reaches_the_client),

@@ -3,7 +3,7 @@
  * Plays devd's parent and cached for a real devd-io, one step at a time and
  * without an event loop: whoever includes this decides when an answer comes,
  * or that none does.  And a small NBD client, to be as strict or as wrong as a
- * test wants.  All waiting is bounded: DEADLINE_S, then the test fails.
+ * test wants.
  */
 #ifndef TESTS_UNIT_TEST_IO_HOST_H
 #define TESTS_UNIT_TEST_IO_HOST_H
@@ -34,8 +34,7 @@
 #include "ipc/ipc.h"
 #include "ipc/map.h"
 #include "ipc/parent.h"
-
-#define DEADLINE_S	20
+#include "test_bytes.h"
 
 struct host {
 	char dir[64], sock[80], file[80];
@@ -51,18 +50,6 @@ struct host {
 	unsigned openers;	/* as last heard */
 	bool broken;		/* worker said so of cached */
 };
-
-#define must(ok)	must_(ok, #ok, __FILE__, __LINE__)
-
-static inline void
-must_(bool ok, const char *what, const char *file, int line)
-{
-	if (ok)
-		return;
-	fprintf(stderr, "%s:%d: not true: %s (%s)\n", file, line, what,
-	    strerror(errno));
-	abort();
-}
 
 /* The byte of every device at an offset. */
 static inline uint8_t
@@ -87,67 +74,6 @@ pattern_is(const uint8_t *buf, uint64_t at, size_t len)
 		if (buf[i] != pattern(at + i))
 			return false;
 	return true;
-}
-
-/* ---- bytes ---- */
-
-/* Is there something to read within ms?  End of file is something. */
-static inline bool
-readable_in(int fd, int ms)
-{
-	struct pollfd p = { .fd = fd, .events = POLLIN };
-
-	return poll(&p, 1, ms) > 0;
-}
-
-/* All of it: true.  End of file before: false. */
-static inline bool
-get_bytes(int fd, void *buf, size_t len)
-{
-	for (size_t have = 0; have < len;) {
-		must(readable_in(fd, DEADLINE_S * 1000));
-		ssize_t n = read(fd, (char *)buf + have, len - have);
-
-		if (n <= 0)
-			return false;
-		have += (size_t)n;
-	}
-	return true;
-}
-
-static inline void
-put_bytes(int fd, const void *buf, size_t len)
-{
-	while (len > 0) {
-		ssize_t n = send(fd, buf, len, MSG_NOSIGNAL);
-
-		must(n > 0);
-		buf = (const char *)buf + n;
-		len -= (size_t)n;
-	}
-}
-
-static inline void
-put_frame(int sock, const void *head, size_t head_len, const void *body,
-    size_t len, int fd)
-{
-	char control[CMSG_SPACE(sizeof(int))] = { 0 };
-	struct iovec iov[2] = { { (void *)head, head_len },
-		{ (void *)body, len } };
-	struct msghdr msg = { .msg_iov = iov, .msg_iovlen = 2 };
-
-	if (fd >= 0) {
-		struct cmsghdr *c;
-
-		msg.msg_control = control;
-		msg.msg_controllen = sizeof(control);
-		c = CMSG_FIRSTHDR(&msg);
-		c->cmsg_level = SOL_SOCKET;
-		c->cmsg_type = SCM_RIGHTS;
-		c->cmsg_len = CMSG_LEN(sizeof(int));
-		memcpy(CMSG_DATA(c), &fd, sizeof(int));
-	}
-	must(sendmsg(sock, &msg, MSG_NOSIGNAL) == (ssize_t)(head_len + len));
 }
 
 /* ---- the parent ---- */
@@ -307,6 +233,14 @@ static inline void
 host_publish(struct host *h, uint64_t unit, uint32_t slot)
 {
 	atomic_store(&h->map->words[unit], map_word(slot, unit * h->unit));
+}
+
+/* These units are zeros, and lie nowhere. */
+static inline void
+host_zeros(struct host *h, uint64_t first, uint64_t count)
+{
+	for (uint64_t u = first; u < first + count; u++)
+		atomic_store(&h->map->words[u], MAP_ZEROS);
 }
 
 /* Put units into the store, and into the map. */
@@ -593,6 +527,23 @@ client_data_right(int fd, uint64_t offset, size_t len)
 
 	must(buf && get_bytes(fd, buf, len));
 	return pattern_is(buf, offset, len);
+}
+
+/* The same of a device of which some units are zeros in the map. */
+static inline bool
+client_mixed_right(const struct host *h, int fd, uint64_t offset, size_t len)
+{
+	_cleanup_free_ uint8_t *buf = malloc(len);
+
+	must(buf && get_bytes(fd, buf, len));
+	for (size_t i = 0; i < len; i++) {
+		uint64_t at = offset + i;
+		uint64_t word = atomic_load(&h->map->words[at / h->unit]);
+
+		if (buf[i] != (word == MAP_ZEROS ? 0 : pattern(at)))
+			return false;
+	}
+	return true;
 }
 
 #endif

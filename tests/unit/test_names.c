@@ -69,26 +69,30 @@ test_a_device_id_is_a_digest_of_its_whole_key(void **state)
 {
 	struct digest blob = digest_of("blob", 4);
 	struct digest image = digest_of("image", 5);
+	struct digest layout = digest_of("layout", 6);
 	char id[DEVICE_ID_LEN + 1], other[DEVICE_ID_LEN + 1];
-	uint8_t key[66];
+	uint8_t key[98];
 	struct digest want;
 	struct digest_hex hex;
 
 	(void)state;
-	device_id(&blob, &image, 2, 1, id);
+	device_id(&blob, &image, &layout, 2, 1, id);
 	memcpy(key, blob.bytes, 32);
 	memcpy(key + 32, image.bytes, 32);
-	key[64] = 2;
-	key[65] = 1;
+	memcpy(key + 64, layout.bytes, 32);
+	key[96] = 2;
+	key[97] = 1;
 	want = digest_of(key, sizeof(key));
 	hex = digest_to_hex(&want);
 	assert_int_equal(strlen(id), DEVICE_ID_LEN);
 	assert_memory_equal(id, hex.text, DEVICE_ID_LEN);
-	device_id(&image, &blob, 2, 1, other);
+	device_id(&image, &blob, &layout, 2, 1, other);
 	assert_string_not_equal(id, other);
-	device_id(&blob, &image, 1, 1, other);
+	device_id(&blob, &image, &blob, 2, 1, other);
 	assert_string_not_equal(id, other);
-	device_id(&blob, &image, 2, 4, other);
+	device_id(&blob, &image, &layout, 1, 1, other);
+	assert_string_not_equal(id, other);
+	device_id(&blob, &image, &layout, 2, 4, other);
 	assert_string_not_equal(id, other);
 }
 
@@ -148,6 +152,27 @@ test_a_consumer_is_printable_without_blank_or_slash(void **state)
 	}
 }
 
+/* What control joins to the store's path is a path below it. */
+static void
+test_a_data_file_is_below_the_store(void **state)
+{
+	static const char *const good[] = { "layouts/ab/data.0", "x", "..x/y",
+		"a/..b", "a../b", "a/b.." };
+	static const char *const bad[] = { "", "/", "/a", "..", "../a", "a/..",
+		"a/../b", "a b", "a\nb", "\x7f", "\xc3\xa4" };
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(good); i++)
+		assert_true(data_text_valid(good[i]));
+	for (size_t i = 0; i < ARRAY_LEN(bad); i++)
+		assert_false(data_text_valid(bad[i]));
+	for (size_t n = 0; n <= 257; n++) {
+		_cleanup_free_ char *text = filled('d', n);
+
+		assert_int_equal(data_text_valid(text), n >= 1 && n <= 255);
+	}
+}
+
 int
 main(void)
 {
@@ -156,6 +181,7 @@ main(void)
 		cmocka_unit_test(test_a_device_name_is_1_to_63_long),
 		cmocka_unit_test(test_a_device_name_is_no_path),
 		cmocka_unit_test(test_a_device_id_is_a_digest_of_its_whole_key),
+		cmocka_unit_test(test_a_data_file_is_below_the_store),
 		cmocka_unit_test(test_rungs_and_presentations_have_names),
 		cmocka_unit_test(test_an_owner_is_printable_text),
 		cmocka_unit_test(

@@ -9,8 +9,10 @@ int shedctl_main(int argc, char **argv);
 #include "shedctl/main.c"
 #undef main
 
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 
@@ -22,6 +24,7 @@ int shedctl_main(int argc, char **argv);
 #include <stdint.h>
 
 #include <cmocka.h>
+#include <pty.h>
 
 #include <event2/event.h>
 
@@ -43,7 +46,12 @@ static struct shared {
 	CTL(Attach) attach;		/* of the latest, numbers only */
 	char client[65], owner[65], consumer[65];
 	unsigned keep;
+	bool keep_empty, pinned, pin, gc_dry;
+	uint64_t gc_max, gc_until;
+	char image[65];			/* of the latest pin, drop, verify */
 	char imported[16];
+	int imported_flags, promoted_flags;
+	int verify;			/* which answer: see on_verify() */
 } *shared;
 
 static struct {
@@ -202,6 +210,8 @@ on_list(void *owner, struct ipc_link *link, struct ipc_message *msg)
 	d.chunks_total = 12544;
 	d.chunks_present = 6272;
 	d.bytes_fetched = 3 * MIB;
+	d.chunks_shared = 12;
+	d.chunks_damaged = 3;
 	d.stalled_reads = 2;
 	d.last_error = (char *)"REGISTRY_UNREACHABLE: \"\xff\" no route";
 	d.consumers = consumers;
@@ -213,6 +223,10 @@ on_list(void *owner, struct ipc_link *link, struct ipc_message *msg)
 	if (drop(link))		/* between two parts */
 		return;
 	d.name = (char *)"two";
+	d.rung = SHEDSTREAM__CONTROL__V1__RUNG__RUNG_CHUNK;
+	d.unproven = true;
+	d.self_contained = true;
+	d.chunks_shared = d.chunks_damaged = 0;
 	devices.more = false;
 	ipc_send(link, msg->id, CTL_BODY(DEVICES), &devices, NULL, 0, -1);
 }
@@ -307,9 +321,147 @@ on_import(void *owner, struct ipc_link *link, struct ipc_message *msg)
 	_cleanup_close_ int fd = msg->fd;
 
 	(void)owner;
+	shared->imported_flags = fcntl(fd, F_GETFL);
+	if (drop(link))
+		return;
 	if (pread(fd, shared->imported, sizeof(shared->imported) - 1, 0) < 0)
 		return;
 	send_done(link, msg->id);
+}
+
+/* "slow": accepts, and goes no further. */
+static void
+on_promote(void *owner, struct ipc_link *link, struct ipc_message *msg)
+{
+	const char *image = ((const CTL(Promote) *)msg->body)->image;
+	CTL(Accepted) accepted = CTL_INIT(ACCEPTED);
+	_cleanup_close_ int fd = msg->fd;
+
+	(void)owner;
+	shared->promoted_flags = fcntl(fd, F_GETFL);
+	if (pwrite(fd, "erofs!", strcmp(image, "refused") == 0 ? 3 : 6,
+	    0) < 0 || drop(link))
+		return;
+	ipc_send(link, msg->id, CTL_BODY(ACCEPTED), &accepted, NULL, 0, -1);
+	if (strcmp(image, "slow") == 0)
+		return;
+	send_progress(link, msg->id, 50 * MIB, 0);
+	send_progress(link, msg->id, 100 * MIB, 2);
+	if (strcmp(image, "refused") == 0)
+		send_error(link, msg->id, CTL_CODE(NO_SPACE), "it is full");
+	else
+		send_done(link, msg->id);
+}
+
+static void
+on_pin(void *owner, struct ipc_link *link, struct ipc_message *msg)
+{
+	const CTL(Pin) *m = msg->body;
+
+	(void)owner;
+	shared->pinned = true;
+	shared->pin = m->pin;
+	snprintf(shared->image, sizeof(shared->image), "%s", m->image);
+	if (!drop(link))
+		send_done(link, msg->id);
+}
+
+static void
+on_drop(void *owner, struct ipc_link *link, struct ipc_message *msg)
+{
+	const char *image = ((const CTL(Drop) *)msg->body)->image;
+
+	(void)owner;
+	snprintf(shared->image, sizeof(shared->image), "%s", image);
+	if (strcmp(image, "used") == 0)
+		send_error(link, msg->id, CTL_CODE(IN_USE), "detach it first");
+	else if (!drop(link))
+		send_done(link, msg->id);
+}
+
+/* 0: nothing is damaged; 1: it was repaired; 2: not all of it could be. */
+static void
+on_verify(void *owner, struct ipc_link *link, struct ipc_message *msg)
+{
+	const CTL(Verify) *m = msg->body;
+	CTL(VerifyReply) r = CTL_INIT(VERIFY_REPLY);
+	CTL(Accepted) accepted = CTL_INIT(ACCEPTED);
+
+	(void)owner;
+	snprintf(shared->image, sizeof(shared->image), "%s%s", m->image,
+	    m->all ? "(all)" : "");
+	ipc_send(link, msg->id, CTL_BODY(ACCEPTED), &accepted, NULL, 0, -1);
+	send_progress(link, msg->id, 10 * MIB, 0);
+	if (drop(link))
+		return;
+	r.checked = 12544;
+	r.damaged = shared->verify > 0 ? 3 : 0;
+	r.repaired = shared->verify > 0 ? 4 - (uint64_t)shared->verify : 0;
+	ipc_send(link, msg->id, CTL_BODY(VERIFY_REPLY), &r, NULL, 0, -1);
+}
+
+#define HEX64	"00112233445566778899aabbccddeeff" \
+		"00112233445566778899aabbccddeeff"
+
+/* Two parts. */
+static void
+on_gc(void *owner, struct ipc_link *link, struct ipc_message *msg)
+{
+	const CTL(Gc) *m = msg->body;
+	CTL(GcReply) r = CTL_INIT(GC_REPLY);
+	CTL(GcReply__Kept) k = SHEDSTREAM__CONTROL__V1__GC_REPLY__KEPT__INIT;
+	CTL(GcReply__Kept) *kept[] = { &k };
+	char *freed[] = { (char *)"sha256:" HEX64 };
+
+	(void)owner;
+	shared->gc_dry = m->dry_run;
+	shared->gc_max = m->max_bytes;
+	shared->gc_until = m->until_s;
+	k.digest = (char *)"sha256:ff" HEX64;
+	k.why = (char *)"a device of it is attached\033[2J";
+	r.freed = freed;
+	r.n_freed = 1;
+	r.kept = kept;
+	r.bytes = 3 * MIB;
+	r.more = true;
+	ipc_send(link, msg->id, CTL_BODY(GC_REPLY), &r, NULL, 0, -1);
+	if (drop(link))		/* between two parts */
+		return;
+	r.n_freed = 0;
+	r.n_kept = 1;
+	r.more = false;
+	ipc_send(link, msg->id, CTL_BODY(GC_REPLY), &r, NULL, 0, -1);
+}
+
+/* Two parts. */
+static void
+on_df(void *owner, struct ipc_link *link, struct ipc_message *msg)
+{
+	CTL(DfReply__Row) row = SHEDSTREAM__CONTROL__V1__DF_REPLY__ROW__INIT;
+	CTL(DfReply__Row) *list[] = { &row };
+	CTL(DfReply) r = CTL_INIT(DF_REPLY);
+	char *owners[] = { (char *)"/var/lib/shed", (char *)"uid:1000" };
+
+	(void)owner;
+	row.image = (char *)"registry.example:5000/team/base-image:2026-11-23";
+	row.digest = (char *)"sha256:" HEX64;
+	row.size = 784 * (uint64_t)MIB;
+	row.on_disk = 101 * MIB;
+	row.exclusive = 1023;
+	row.shared = (uint64_t)3 << 30;
+	r.images = list;
+	r.n_images = 1;
+	r.total = 107 * MIB;
+	r.more = true;
+	ipc_send(link, msg->id, CTL_BODY(DF_REPLY), &r, NULL, 0, -1);
+	if (drop(link))
+		return;
+	row.image = (char *)"";		/* known by its digest only */
+	row.pinned = true;
+	row.owners = owners;
+	row.n_owners = 2;
+	r.more = false;
+	ipc_send(link, msg->id, CTL_BODY(DF_REPLY), &r, NULL, 0, -1);
 }
 
 static void
@@ -326,7 +478,9 @@ static void
 on_keep(void *owner, struct ipc_link *link, struct ipc_message *msg)
 {
 	(void)owner;
+	shared->requests++;
 	shared->keep = (unsigned)((const CTL(Keep) *)msg->body)->n_digests;
+	shared->keep_empty = ((const CTL(Keep) *)msg->body)->allow_empty;
 	send_done(link, msg->id);
 }
 
@@ -355,7 +509,10 @@ static const struct ipc_rule rules[] = {
 	RULE(PREFETCH, false, on_prefetch), RULE(HEALTH, false, on_health),
 	RULE(MAP, false, on_map), RULE(SHUTDOWN, false, on_shutdown),
 	RULE(IMPORT, true, on_import), RULE(FLIGHT, false, on_flight),
-	RULE(KEEP, false, on_keep),
+	RULE(KEEP, false, on_keep), RULE(PROMOTE, true, on_promote),
+	RULE(PIN, false, on_pin), RULE(DROP, false, on_drop),
+	RULE(VERIFY, false, on_verify), RULE(GC, false, on_gc),
+	RULE(DF, false, on_df),
 };
 
 static const struct ipc_table table = {
@@ -452,34 +609,70 @@ slurp(FILE *f, char *buf)
 	buf[n] = '\0';
 }
 
-/* Run "shedctl --socket ... line"; its output and status into `ran`. */
-static void
-run(const char *line)
+static bool named;	/* as if no file system knew files without a name */
+
+/* In the child. */
+static _Noreturn void
+run_here(const char *line)
 {
 	static char text[512];
 	char *argv[32] = { NULL };
-	_cleanup_fclose_ FILE *out = tmpfile(), *err = tmpfile();
 	int argc = 0, status;
-	pid_t pid;
 
 	snprintf(text, sizeof(text), "shedctl --socket %s %s", path, line);
 	for (char *w = strtok(text, " "); w; w = strtok(NULL, " "))
 		argv[argc++] = w;
+	client_answer_ms = 300;
+	client_tries_ms = 1000;
+	dest_unnamed = !named;
+	status = shedctl_main(argc, argv);
+	fflush(NULL);
+	_exit(status);
+}
+
+/* Run "shedctl --socket ... line"; its output and status into `ran`. */
+static void
+run(const char *line)
+{
+	_cleanup_fclose_ FILE *out = tmpfile(), *err = tmpfile();
+	int status;
+	pid_t pid;
+
 	fflush(NULL);
 	pid = fork();
 	if (pid == 0) {
 		dup2(fileno(out), STDOUT_FILENO);
 		dup2(fileno(err), STDERR_FILENO);
-		client_answer_ms = 300;
-		client_tries_ms = 1000;
-		status = shedctl_main(argc, argv);
-		fflush(NULL);
-		_exit(status);
+		run_here(line);
 	}
 	assert_int_equal(waitpid(pid, &status, 0), pid);
 	ran.status = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 	slurp(out, ran.out);
 	slurp(err, ran.err);
+}
+
+/* The same on a terminal of 80 columns; both outputs into ran.out. */
+static void
+run_on_terminal(const char *line)
+{
+	struct winsize size = { .ws_row = 24, .ws_col = 80 };
+	size_t have = 0;
+	int fd, status;
+	pid_t pid;
+	ssize_t n;
+
+	fflush(NULL);
+	pid = forkpty(&fd, NULL, NULL, &size);
+	assert_true(pid >= 0);
+	if (pid == 0)
+		run_here(line);
+	while (have < OUT_MAX - 1 && (n = read(fd, ran.out + have,
+	    OUT_MAX - 1 - have)) > 0)
+		have += (size_t)n;
+	ran.out[have] = '\0';
+	close(fd);
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	ran.status = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
 static void
@@ -526,9 +719,9 @@ test_a_refusal_has_its_code_and_sentence(void **state)
 	run("attach refused");
 	ran_as(1, "", "shedctl: INTEGRITY_REFUSED: the image has no index");
 	assert_null(strchr(ran.err, '\033'));
-	run("df");
+	run("doctor");
 	ran_as(1, "", "shedctl: UNSUPPORTED: this is not built yet; use");
-	run("pin x --json");
+	run("record start x --json");
 	ran_as(1, "", "shedctl: UNSUPPORTED: ");
 	run("status nobody");
 	ran_as(1, "", "shedctl: BAD_REQUEST: no device is called nobody");
@@ -667,16 +860,27 @@ test_ls_and_status_show_the_devices(void **state)
 {
 	(void)state;
 	run("ls");
-	ran_as(0, "NAME  STATE  AS   RUNG           SIZE  HERE  USERS  IMAGE\n"
-	    "one   lazy   nbd  complete  784.0 MiB   50%      1  "
+	ran_as(0, "NAME  STATE  AS   RUNG                   SIZE  HERE  USERS  "
+	    "IMAGE\n"
+	    "one   lazy   nbd  complete          784.0 MiB   50%      1  "
 	    "127.0.0.1:5000/test/base:v1\n"
-	    "two   lazy   nbd  complete  784.0 MiB   50%      1  "
+	    "two   lazy   nbd  chunk (unproven)  784.0 MiB   50%      1  "
 	    "127.0.0.1:5000/test/base:v1\n", "");
 	run("status");
 	assert_int_equal(ran.status, 0);
 	assert_non_null(strstr(ran.out, "\nchunks          6272 of 12544 "
 	    "present (50%)\n"));
 	assert_non_null(strstr(ran.out, "\nstalled reads   2\n"));
+	assert_non_null(strstr(ran.out, "\nshared chunks   12, in other "
+	    "images' files\n"));
+	assert_non_null(strstr(ran.out, "\ndamaged chunks  3, dropped and "
+	    "fetched again\n"));
+	assert_non_null(strstr(ran.out, "\nself-contained  no\n"));
+	const char *two = strstr(ran.out, "\nname            two\n");
+	assert_non_null(two);
+	assert_non_null(strstr(two, "\nrung            chunk (unproven)\n"));
+	assert_non_null(strstr(two, "\nself-contained  yes\n"));
+	assert_null(strstr(two, "\nshared chunks"));
 	assert_non_null(strstr(ran.out, "\nlast error      "
 	    "REGISTRY_UNREACHABLE: \"\\xff\" no route\n"));
 	assert_non_null(strstr(ran.out, "\nconsumers       uid:0/default\n"));
@@ -685,7 +889,11 @@ test_ls_and_status_show_the_devices(void **state)
 	assert_int_equal(strncmp(ran.out, "{\"devices\":[{\"name\":\"one\",",
 	    26), 0);
 	assert_non_null(strstr(ran.out,
-	    "\"chunks\":{\"total\":12544,\"present\":6272}"));
+	    "\"chunks\":{\"total\":12544,\"present\":6272,"
+	    "\"shared\":12,\"damaged\":3}"));
+	assert_non_null(strstr(ran.out,
+	    "\"integrity\":\"chunk\",\"unproven\":true,"));
+	assert_non_null(strstr(ran.out, "\"self_contained\":true,"));
 	assert_non_null(strstr(ran.out,
 	    "\"last_error\":\"REGISTRY_UNREACHABLE: \\\"?\\\" no route\""));
 	assert_non_null(strstr(ran.out, "\"state\":\"lazy\","));
@@ -735,11 +943,16 @@ test_descriptors_ride_along(void **state)
 	run(line);
 	ran_as(0, "", "");
 	assert_string_equal(shared->imported, "erofs!");
+	assert_int_equal(shared->imported_flags & O_ACCMODE, O_RDONLY);
+	shared->drops = 1;		/* asked again */
+	run(line);
+	ran_as(0, "", "");
 	run("import img /dev/null");
 	ran_as(1, "", "shedctl: BAD_REQUEST: /dev/null is no regular file");
-	snprintf(line, sizeof(line), "promote img %s", file);
-	run(line);
-	ran_as(1, "", "shedctl: UNSUPPORTED: ");
+	run("import img /tmp");
+	ran_as(1, "", "shedctl: BAD_REQUEST: /tmp is no regular file");
+	run("import img /none/such");
+	ran_as(1, "", "shedctl: BAD_REQUEST: cannot read /none/such: No such");
 	run("flight one");
 	ran_as(0, "opaque", "");
 	snprintf(line, sizeof(line), "flight one -o %s", file);
@@ -747,25 +960,194 @@ test_descriptors_ride_along(void **state)
 	ran_as(0, "", "");
 	snprintf(line, sizeof(line), "grep -q '^opaque$' %s && "
 	    "test $(ls %s | wc -l) -eq 2", file, dir);
-	assert_int_equal(system(line), 0);	/* promote left nothing */
+	assert_int_equal(system(line), 0);
 	unlink(file);
+}
+
+/* ---- promote ---- */
+
+/* The directory has our socket, and this many things more. */
+static void
+has_files(int n)
+{
+	char line[128];
+
+	snprintf(line, sizeof(line), "test $(ls -A %s | wc -l) -eq %d", dir,
+	    n + 1);
+	if (system(line) != 0)
+		fail_msg("not %d files", n);
+}
+
+static void
+has_text(const char *file, const char *text)
+{
+	char got[64] = "";
+	FILE *f = fopen(file, "r");
+
+	assert_non_null(f);
+	got[fread(got, 1, sizeof(got) - 1, f)] = '\0';
+	fclose(f);
+	assert_string_equal(got, text);
+}
+
+static void
+write_text(const char *file, const char *text)
+{
+	FILE *f = fopen(file, "w");
+
+	assert_non_null(f);
+	fputs(text, f);
+	fclose(f);
+}
+
+static void
+promote_all(void)
+{
+	char line[256], file[64], link[64];
+	struct stat st;
+
+	snprintf(file, sizeof(file), "%s/dest", dir);
+	snprintf(link, sizeof(link), "%s/link", dir);
+	snprintf(line, sizeof(line), "promote img %s", file);
+	run(line);
+	ran_as(0, "", "sha256:0011223344556677: writing, 50.0 MiB of 100.0");
+	has_files(1);
+	has_text(file, "erofs!");
+	assert_int_equal(stat(file, &st), 0);
+	assert_int_equal(st.st_mode, S_IFREG | 0444);
+	assert_int_equal(shared->promoted_flags & O_ACCMODE, O_RDWR);
+	/* what fails leaves what was there, and nothing else */
+	unlink(file);
+	write_text(file, "old");
+	snprintf(line, sizeof(line), "promote refused %s", file);
+	run(line);
+	assert_int_equal(ran.status, 1);
+	assert_non_null(strstr(ran.err, "shedctl: NO_SPACE: it is full"));
+	has_files(1);
+	has_text(file, "old");
+	/* what is there is replaced, and no more than its name */
+	assert_int_equal(symlink(file, link), 0);
+	snprintf(line, sizeof(line), "promote img %s --json", link);
+	run(line);
+	assert_int_equal(ran.status, 0);
+	assert_non_null(strstr(ran.out, "/link\"}\n"));
+	has_files(2);
+	has_text(file, "old");
+	has_text(link, "erofs!");
+	assert_int_equal(lstat(link, &st), 0);
+	assert_true(S_ISREG(st.st_mode));
+	snprintf(line, sizeof(line), "promote img %s", file);
+	run(line);
+	assert_int_equal(ran.status, 0);
+	has_text(file, "erofs!");
+	has_files(2);
+	/* the service goes away in between */
+	shared->drops = 1;
+	run(line);
+	assert_int_equal(ran.status, 0);
+	has_files(2);
+	unlink(link);
+	unlink(file);
+}
+
+static void
+test_promote_places_a_file_or_nothing(void **state)
+{
+	(void)state;
+	promote_all();
+	named = true;
+	promote_all();
+	named = false;
+}
+
+static void
+test_promote_replaces_no_more_than_a_file(void **state)
+{
+	char line[256], file[64];
+
+	(void)state;
+	snprintf(line, sizeof(line), "promote img %s", dir);
+	run(line);
+	ran_as(1, "", "shedctl: BAD_REQUEST: cannot make a file beside ");
+	assert_non_null(strstr(ran.err, "Is a directory"));
+	snprintf(line, sizeof(line), "promote img %s/", dir);
+	run(line);
+	assert_non_null(strstr(ran.err, "Is a directory"));
+	snprintf(line, sizeof(line), "promote img %s/none/x", dir);
+	run(line);
+	assert_non_null(strstr(ran.err, "No such file or directory"));
+	snprintf(file, sizeof(file), "%s/fifo", dir);
+	assert_int_equal(mkfifo(file, 0600), 0);
+	snprintf(line, sizeof(line), "promote img %s", file);
+	run(line);
+	ran_as(1, "", "shedctl: BAD_REQUEST: ");
+	assert_non_null(strstr(ran.err, "is no regular file, and is not"));
+	unlink(file);
+	assert_int_equal(symlink("/tmp", file), 0);
+	run(line);
+	assert_non_null(strstr(ran.err, "Is a directory"));
+	unlink(file);
+	assert_int_equal(shared->promoted_flags, 0);	/* never asked */
+}
+
+static void
+test_an_interrupted_promote_leaves_nothing(void **state)
+{
+	char line[256];
+	int status;
+
+	(void)state;
+	snprintf(line, sizeof(line), "promote slow %s/dest", dir);
+	for (int i = 0; i < 2; i++) {
+		pid_t pid;
+
+		named = i == 1;
+		shared->promoted_flags = 0;
+		fflush(NULL);
+		pid = fork();
+		if (pid == 0)
+			run_here(line);
+		for (int k = 0; k < 500 && shared->promoted_flags == 0; k++)
+			usleep(10 * 1000);
+		assert_int_not_equal(shared->promoted_flags, 0);
+		has_files(named);
+		kill(pid, SIGTERM);
+		assert_int_equal(waitpid(pid, &status, 0), pid);
+		assert_true(WIFSIGNALED(status));
+		has_files(0);
+	}
+	named = false;
 }
 
 static void
 test_keep_reads_its_list(void **state)
 {
+#define BAD(text, line) { text, sizeof(text) - 1, line }
+	static const struct {
+		const char *text;
+		size_t len;
+		unsigned line;
+	} bad[] = {
+		BAD("sha256:12\n", 3), BAD("\nimage:latest\n", 4),
+		BAD("sha256:" HEX64 " sha256:" HEX64 "\n", 3),
+		BAD("sha256:" HEX64 "0", 3), BAD("\0\n", 3),
+		BAD("sha256:" HEX64 "\0\n", 3), BAD("SHA256:" HEX64, 3),
+		BAD("sha256:FF112233445566778899aabbccddeeff" HEX64, 3),
+	};
 	char line[256], file[64];
 	FILE *f;
 
 	(void)state;
 	snprintf(file, sizeof(file), "%s/keep", dir);
 	f = fopen(file, "w");
-	fprintf(f, "# mine\n\nsha256:%064d\nsha256:%064d\r\n", 1, 2);
+	fprintf(f, "# mine\n\nsha256:%064d\n \t \n\t # more\n"
+	    " sha256:%064d  # the second\r\n", 1, 2);
 	fclose(f);
 	snprintf(line, sizeof(line), "keep %s --owner shed", file);
 	run(line);
 	ran_as(0, "", "");
 	assert_int_equal(shared->keep, 2);
+	assert_false(shared->keep_empty);
 	assert_string_equal(shared->owner, "shed");
 	f = fopen(file, "a");
 	for (int i = 0; i < 2000; i++)
@@ -773,15 +1155,156 @@ test_keep_reads_its_list(void **state)
 	fclose(f);
 	run(line);
 	ran_as(1, "", "shedctl: BAD_REQUEST: the request is larger than 64");
-	f = fopen(file, "w");
-	fputs("sha256:12\n", f);
-	fclose(f);
-	run(line);
-	ran_as(1, "", "shedctl: BAD_REQUEST: ");
-	assert_non_null(strstr(ran.err, "keep:1 is no sha256:HEX"));
+	shared->requests = 0;
+	for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
+		char where[32];
+
+		f = fopen(file, "w");
+		fprintf(f, "# one\nsha256:%064d\n", 1);
+		fwrite(bad[i].text, 1, bad[i].len, f);
+		fclose(f);
+		run(line);
+		ran_as(1, "", "shedctl: BAD_REQUEST: ");
+		snprintf(where, sizeof(where), "keep:%u is no sha256:HEX",
+		    bad[i].line);
+		if (!strstr(ran.err, where))
+			fail_msg("%zu: %s", i, ran.err);
+	}
 	unlink(file);
 	run(line);
 	ran_as(1, "", "shedctl: BAD_REQUEST: cannot read ");
+	run("keep /tmp");
+	ran_as(1, "", "shedctl: BAD_REQUEST: cannot read /tmp: Is a");
+	assert_int_equal(shared->requests, 0);	/* nothing was sent */
+	run("keep /dev/null --allow-empty --json");
+	ran_as(0, "{\"done\":true}\n", "");
+	assert_int_equal(shared->keep, 0);
+	assert_true(shared->keep_empty);
+}
+
+/* ---- the store ---- */
+
+static void
+test_pin_and_rm_name_an_image(void **state)
+{
+	(void)state;
+	shared->drops = 1;
+	run("pin img");
+	ran_as(0, "", "");
+	assert_true(shared->pinned && shared->pin);
+	assert_string_equal(shared->image, "img");
+	run("unpin other --json");
+	ran_as(0, "{\"done\":true}\n", "");
+	assert_false(shared->pin);
+	assert_string_equal(shared->image, "other");
+	run("rm img");
+	ran_as(0, "", "");
+	run("rm used");
+	ran_as(1, "", "shedctl: IN_USE: detach it first");
+	/* what may have been done is not done again */
+	shared->requests = 0;
+	shared->drops = 1;
+	run("rm img");
+	ran_as(1, "", "shedctl: INTERNAL: the service ended the connection; ");
+	assert_int_equal(shared->requests, 1);
+}
+
+static void
+test_gc_says_what_went_and_why_not(void **state)
+{
+	(void)state;
+	run("gc");
+	ran_as(0, "RESULT  DIGEST        WHY\n"
+	    "freed   001122334455  -\n"
+	    "kept    ff0011223344  a device of it is attached\\x1b[2J\n"
+	    "freed 3.0 MiB\n", "");
+	assert_false(shared->gc_dry);
+	assert_int_equal(shared->gc_max, 0);
+	run("gc --dry-run --max-bytes 20G --until 90s");
+	ran_as(0, "RESULT      DIGEST        WHY\n"
+	    "would free  001122334455  -\n"
+	    "kept        ff0011223344  a device of it is attached\\x1b[2J\n"
+	    "would free 3.0 MiB\n", "");
+	assert_true(shared->gc_dry);
+	assert_int_equal(shared->gc_max, (uint64_t)20 << 30);
+	assert_int_equal(shared->gc_until, 90);
+	run("gc --until 12h --json");
+	ran_as(0, "{\"freed\":[\"sha256:" HEX64 "\"],\"kept\":[{\"digest\":"
+	    "\"sha256:ff" HEX64 "\",\"why\":\"a device of it is attached"
+	    "\\u001B[2J\"}],\"bytes\":3145728}\n", "");
+	assert_int_equal(shared->gc_until, 43200);
+}
+
+static void
+test_df_is_a_table(void **state)
+{
+	(void)state;
+	run("df");
+	ran_as(0, "  SIZE  ON-DISK   EXCL  SHARED  PINNED  "
+	    "OWNERS                  IMAGE\n"
+	    "784.0M   101.0M  1023B    3.0G  no      "
+	    "-                       "
+	    "registry.example:5000/team/base-image:2026-11-23\n"
+	    "784.0M   101.0M  1023B    3.0G  yes     "
+	    "/var/lib/shed uid:1000  sha256:" HEX64 "\n"
+	    "total 107.0 MiB on disk\n", "");
+	shared->drops = 1;	/* between two parts: none is told twice */
+	run("df --json");
+	ran_as(0, "{\"images\":[{\"image\":\"registry.example:5000/team/"
+	    "base-image:2026-11-23\",\"digest\":\"sha256:" HEX64 "\","
+	    "\"size\":822083584,\"on_disk\":105906176,\"exclusive\":1023,"
+	    "\"shared\":3221225472,\"pinned\":false,\"owners\":[]},"
+	    "{\"image\":\"\",\"digest\":\"sha256:" HEX64 "\","
+	    "\"size\":822083584,\"on_disk\":105906176,\"exclusive\":1023,"
+	    "\"shared\":3221225472,\"pinned\":true,\"owners\":["
+	    "\"/var/lib/shed\",\"uid:1000\"]}],\"total\":112197632}\n",
+	    "");
+}
+
+static void
+test_tables_fit_80_columns(void **state)
+{
+	static const char *const lines[] = { "df", "gc", "gc --dry-run",
+		"verify img", "ls" };
+
+	(void)state;
+	setenv("TERM", "xterm", 1);
+	for (size_t i = 0; i < ARRAY_LEN(lines); i++) {
+		run_on_terminal(lines[i]);
+		assert_int_equal(ran.status, 0);
+		for (char *l = strtok(ran.out, "\n"); l; l = strtok(NULL,
+		    "\n")) {
+			l = strrchr(l, '\r') && l[strlen(l) - 1] != '\r' ?
+			    strrchr(l, '\r') + 1 : l;
+			if (strcspn(l, "\r\033") > 80)
+				fail_msg("%s: too wide: %s", lines[i], l);
+		}
+	}
+	run_on_terminal("df");
+	assert_non_null(strstr(ran.out, "  /var/lib/shed...  sha256:00"));
+}
+
+static void
+test_verify_fails_if_damage_stays(void **state)
+{
+	(void)state;
+	run("verify img");
+	ran_as(0, "checked 12544, damaged 0, repaired 0\n",
+	    "sha256:0011223344556677: verifying, 10.0 MiB of 100.0 MiB");
+	assert_string_equal(shared->image, "img");
+	shared->verify = 1;
+	shared->drops = 1;		/* asked again */
+	run("verify --all --json");
+	assert_int_equal(ran.status, 0);
+	assert_string_equal(ran.out, "{\"checked\":12544,\"damaged\":3,"
+	    "\"repaired\":3}\n");
+	assert_string_equal(shared->image, "(all)");
+	shared->verify = 2;
+	run("verify --all");
+	assert_int_equal(ran.status, 1);
+	assert_string_equal(ran.out, "checked 12544, damaged 3, repaired 2\n");
+	assert_non_null(strstr(ran.err, "shedctl: DIGEST_MISMATCH: 1 of 3 "
+	    "damaged chunks could not be fetched again"));
 }
 
 static void
@@ -836,7 +1359,15 @@ main(void)
 		T(test_ls_and_status_show_the_devices),
 		T(test_events_are_told_once),
 		T(test_descriptors_ride_along),
+		T(test_promote_places_a_file_or_nothing),
+		T(test_promote_replaces_no_more_than_a_file),
+		T(test_an_interrupted_promote_leaves_nothing),
 		T(test_keep_reads_its_list),
+		T(test_pin_and_rm_name_an_image),
+		T(test_gc_says_what_went_and_why_not),
+		T(test_df_is_a_table),
+		T(test_tables_fit_80_columns),
+		T(test_verify_fails_if_damage_stays),
 		T(test_shutdown_waits_for_the_end),
 	};
 

@@ -1,19 +1,26 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# boot.sh [-l] [-g GUEST-DIR] [-w REGEX] [-t SECONDS] DISK CONSOLE-LOG
+# boot.sh [OPTION]... DISK CONSOLE-LOG
 # Boots a guest under software emulation, its root disk being DISK: a file, or
-# an NBD URI of a unix socket or of a TCP port.  Waits for a line on the
-# console that matches REGEX: by default `GUEST-OK`, after which the guest
+# an NBD URI of a unix socket or of a TCP port; `-`: none.  Waits for a line on
+# the console that matches REGEX: by default `GUEST-OK`, after which the guest
 # powers off by itself, or with -l the login prompt, at which it is ended.
 # Exits 0 if it came, 1 if not in time (300 s) or if the guest ended before.
+#   -g DIR      the guest's vmlinuz and initrd; else build/test/small-guest
+#   -a WORDS    on its command line, instead of shed.check
+#   -d FILE     one more disk, which it may write; may be repeated
+#   -l, -w REGEX, -t SECONDS
 set -euo pipefail
 export LC_ALL=C.UTF-8
 vm=$(cd "$(dirname "$0")" && pwd)
 guest=$vm/../../build/test/small-guest
 words='GUEST-OK [0-9a-f]{64}' seconds=300 append=shed.check login=
-while getopts lg:w:t: opt; do
+disks=()
+while getopts a:d:lg:w:t: opt; do
 	case $opt in
+	a) append=$OPTARG ;;
+	d) disks+=("$OPTARG") ;;
 	l) login=1 append='' words='login: ' ;;
 	g) guest=$OPTARG ;;
 	w) words=$OPTARG ;;
@@ -23,7 +30,7 @@ while getopts lg:w:t: opt; do
 done
 shift $((OPTIND - 1))
 [ $# -eq 2 ] || { sed -n '4s/^# /usage: /p' "$0" >&2; exit 2; }
-disk=$1 log=$2
+disk=$1 log=$2 devices=()
 
 # nbd+unix:///EXPORT?socket=PATH or nbd://HOST:PORT/EXPORT
 drive() {
@@ -50,13 +57,20 @@ drive() {
 		"read-only": true, driver: "nbd", server: $s, export: $e,
 		"reconnect-delay": 60}'
 }
+[ "$disk" = - ] ||
+	devices+=(-blockdev "$(drive "$disk")" -device "virtio-blk-pci,drive=root")
+for i in "${!disks[@]}"; do
+	devices+=(-blockdev "$(jq -nc --arg n "disk$i" --arg f "${disks[i]}" '
+		{"node-name": $n, driver: "raw", cache: {"no-flush": true},
+		file: {driver: "file", filename: $f}}')"
+		-device "virtio-blk-pci,drive=disk$i")
+done
 
 : >"$log"
 qemu-system-x86_64 -accel tcg,thread=multi -cpu Nehalem,-cx16 \
 	-m 1024 -smp 2 -display none -monitor none -serial stdio -no-reboot \
 	-nic none -kernel "$guest/vmlinuz" -initrd "$guest/initrd" \
-	-append "console=ttyS0 panic=-1 $append" \
-	-blockdev "$(drive "$disk")" -device virtio-blk-pci,drive=root \
+	-append "console=ttyS0 panic=-1 $append" "${devices[@]}" \
 	</dev/null >>"$log" 2>"$log.qemu" &
 qemu=$!
 trap 'kill $qemu 2>/dev/null || true; wait $qemu 2>/dev/null || true' EXIT

@@ -1,0 +1,1334 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The control process as its peers see it: a real one, a played parent and
+ * cached, and clients.  What is asked of cached, and what becomes of its
+ * answers.
+ */
+#define _GNU_SOURCE
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "test_control_host.h"
+
+#define QUIET_MS	100	/* no message in that time: none was sent */
+#define SIZE		(8 * 1024 * 1024)
+#define IMAGE		"reg.example/a:1"
+#define DATA		"layouts/ab/data.01"
+#define CTL_INIT(NAME)	SHEDSTREAM__CONTROL__V1__##NAME##__INIT
+#define WHOLE	SHEDSTREAM__CONTROL__V1__FETCH_MODE__FETCH_WHOLE
+
+static int
+setup(void **state)
+{
+	struct host *h = calloc(1, sizeof(*h));
+
+	host_start(h);
+	*state = h;
+	return 0;
+}
+
+static int
+teardown(void **state)
+{
+	host_stop(*state);
+	free(*state);
+	return 0;
+}
+
+/* The next answer is this error, and its sentence has that in it. */
+static void
+refused(struct user *u, Shedstream__Control__V1__Code code, const char *text)
+{
+	_cleanup_answer_ CTL(Frame) *f = user_hear(u, CTL_BODY(ERROR));
+
+	if (f->error->code != code || !strstr(f->error->text, text))
+		fail_msg("error %d: %s", f->error->code, f->error->text);
+}
+
+static void
+hears(struct user *u, CTL(Frame__BodyCase) type)
+{
+	_cleanup_answer_ CTL(Frame) *f = user_hear(u, type);
+}
+
+/* The same request reached cached: its id. */
+static uint64_t
+asked(struct host *h, Suite__Frame__BodyCase type)
+{
+	_cleanup_frame_ Suite__Frame *f = host_asked(h, type);
+
+	return f->id;
+}
+
+/* ---- attach ---- */
+
+static struct digest image, blob, chunks, other;
+
+static int
+make_digests(void **state)
+{
+	(void)state;
+	image = digest_of("image", 5);
+	blob = digest_of("blob", 4);
+	chunks = digest_of("chunks", 6);
+	other = digest_of("other", 5);
+	return 0;
+}
+
+static ProtobufCBinaryData
+bytes(struct digest *d)
+{
+	return (ProtobufCBinaryData){ DIGEST_LEN, d->bytes };
+}
+
+static Suite__Opened
+opened(struct digest *layout, uint32_t rung)
+{
+	Suite__Opened m = SUITE__OPENED__INIT;
+
+	m.image_digest = bytes(&image);
+	m.blob_digest = bytes(&blob);
+	m.layout = bytes(layout);
+	m.size = SIZE;
+	m.unit = 4096;
+	m.rung = (CTL(Rung))rung;
+	m.image = (char *)IMAGE;
+	return m;
+}
+
+static void
+attach_as(struct user *u, uint32_t present, uint32_t rung, const char *name)
+{
+	CTL(Attach) m = CTL_INIT(ATTACH);
+
+	m.image = (char *)IMAGE;
+	m.present = (CTL(Present))present;
+	m.integrity = (CTL(Rung))rung;
+	m.fallback = WHOLE;
+	m.name = (char *)name;
+	user_ask(u, CTL_BODY(ATTACH), &m);
+}
+
+/* From the Open on: cached says so, the parent makes it. */
+static struct device_spec
+attach_ends(struct host *h, Suite__Opened m)
+{
+	struct parent_msg msg;
+
+	host_say(h, asked(h, SUITE_BODY(OPEN)), SUITE_BODY(OPENED), &m);
+	msg = host_hear(h, CHILD_CREATE);
+	host_device(h, &msg.device);
+	return msg.device;
+}
+
+/* A device by NBD, attached. */
+static struct device_spec
+attached(struct host *h, struct user *u, struct digest *layout, uint32_t rung,
+    const char *name)
+{
+	struct device_spec spec;
+
+	attach_as(u, CTL_PRESENT(AUTO), 0, name);
+	spec = attach_ends(h, opened(layout, rung));
+	hears(u, CTL_BODY(ATTACHED));
+	return spec;
+}
+
+static void
+test_cached_decides_on_the_rung(void **state)
+{
+	struct host *h = *state;
+	struct user u = user_new(h, "shed");
+	Suite__Opened m = opened(&chunks, CTL_RUNG(CHUNK));
+	CTL(Attach) plain = CTL_INIT(ATTACH);
+	struct device_spec spec;
+
+	/* without fallback there is a deadline, until a pull begins */
+	plain.image = (char *)IMAGE;
+	user_ask(&u, CTL_BODY(ATTACH), &plain);
+	{
+		_cleanup_frame_ Suite__Frame *f = host_asked(h,
+		    SUITE_BODY(OPEN));
+
+		assert_string_equal(f->open->image, IMAGE);
+		assert_int_equal(f->open->rung, CTL_RUNG(DEFAULT));
+		assert_false(f->open->whole);
+		assert_false(f->open->plain);
+		assert_false(f->open->restore);
+		assert_int_equal(f->open->deadline_ms, 7000);
+		host_say(h, f->id, SUITE_BODY(OPENED), &m);
+	}
+	spec = host_hear(h, CHILD_CREATE).device;
+	assert_true(digest_equal(&spec.layout, &chunks));
+	assert_true(digest_equal(&spec.blob, &blob));
+	assert_true(digest_equal(&spec.image, &image));
+	assert_int_equal(spec.rung, CTL_RUNG(CHUNK));
+	assert_int_equal(spec.present, CTL_PRESENT(NBD));
+	assert_int_equal(spec.unit, 4096);
+	host_device(h, &spec);
+	{
+		_cleanup_answer_ CTL(Frame) *f = user_hear(&u,
+		    CTL_BODY(ATTACHED));
+
+		assert_int_equal(f->attached->rung, CTL_RUNG(CHUNK));
+		assert_int_equal(strncmp(f->attached->path, "nbd+unix:///",
+		    12), 0);
+	}
+	/* the same image without its index is another device */
+	attach_as(&u, CTL_PRESENT(NBD), 0, "");
+	m = opened(&blob, CTL_RUNG(WHOLE));
+	{
+		_cleanup_frame_ Suite__Frame *f = host_asked(h,
+		    SUITE_BODY(OPEN));
+
+		assert_int_equal(f->open->deadline_ms, 0);
+		assert_true(f->open->fallback_whole);
+		host_say(h, f->id, SUITE_BODY(OPENED), &m);
+	}
+	assert_string_not_equal(host_hear(h, CHILD_CREATE).device.id, spec.id);
+	close(u.fd);
+}
+
+static void
+test_a_weaker_rung_than_asked_for_is_refused(void **state)
+{
+	struct host *h = *state;
+	struct user u = user_new(h, "shed");
+	Suite__Opened m = opened(&blob, CTL_RUNG(COMPLETE));
+
+	attach_as(&u, CTL_PRESENT(NBD), CTL_RUNG(CHUNK), "");
+	host_say(h, asked(h, SUITE_BODY(OPEN)), SUITE_BODY(OPENED), &m);
+	refused(&u, CTL_CODE(INTERNAL), "nonsense");
+	/* nor none at all, nor a layout that is none */
+	m = opened(&blob, CTL_RUNG(DEFAULT));
+	attach_as(&u, CTL_PRESENT(NBD), 0, "");
+	host_say(h, asked(h, SUITE_BODY(OPEN)), SUITE_BODY(OPENED), &m);
+	refused(&u, CTL_CODE(INTERNAL), "nonsense");
+	m = opened(&blob, CTL_RUNG(WHOLE));
+	m.layout.len = 0;
+	attach_as(&u, CTL_PRESENT(NBD), 0, "");
+	host_say(h, asked(h, SUITE_BODY(OPEN)), SUITE_BODY(OPENED), &m);
+	refused(&u, CTL_CODE(INTERNAL), "nonsense");
+	assert_false(readable_in(h->parent, QUIET_MS));
+	close(u.fd);
+}
+
+static void
+progress(struct host *h, uint64_t id, uint64_t current)
+{
+	Suite__Progress p = SUITE__PROGRESS__INIT;
+
+	p.blob_digest = bytes(&blob);
+	p.current = current;
+	p.total = SIZE;
+	host_say(h, id, SUITE_BODY(PROGRESS), &p);
+}
+
+static void
+test_a_deadline_ends_with_the_first_progress(void **state)
+{
+	struct host *h = *state;
+	struct user u = user_new(h, "shed");
+	CTL(Attach) a = CTL_INIT(ATTACH);
+	uint64_t id;
+
+	a.image = (char *)IMAGE;
+	a.deadline_ms = 300;
+	user_ask(&u, CTL_BODY(ATTACH), &a);
+	id = asked(h, SUITE_BODY(OPEN));
+	refused(&u, CTL_CODE(TIMEOUT), "300 ms");
+	assert_int_equal(asked(h, SUITE_BODY(CANCEL)), id);
+	user_ask(&u, CTL_BODY(ATTACH), &a);
+	id = asked(h, SUITE_BODY(OPEN));
+	progress(h, id, 0);
+	hears(&u, CTL_BODY(ACCEPTED));
+	hears(&u, CTL_BODY(PROGRESS));
+	assert_false(readable_in(u.fd, 600));
+	host_failed(h, id, CTL_CODE(NO_SPACE), "full");
+	refused(&u, CTL_CODE(NO_SPACE), "full");
+	close(u.fd);
+}
+
+static void
+test_pull_wants_all_at_the_rung_that_there_is(void **state)
+{
+	struct host *h = *state;
+	struct user u = user_new(h, "shed");
+	CTL(Prefetch) m = CTL_INIT(PREFETCH);
+	Suite__Opened done = opened(&chunks, CTL_RUNG(CHUNK));
+
+	m.image = (char *)IMAGE;
+	m.all = m.wait = true;
+	user_ask(&u, CTL_BODY(PREFETCH), &m);
+	_cleanup_frame_ Suite__Frame *f = host_asked(h, SUITE_BODY(OPEN));
+	assert_int_equal(f->open->rung, CTL_RUNG(DEFAULT));
+	assert_true(f->open->whole);
+	assert_int_equal(f->open->deadline_ms, 0);
+	host_say(h, f->id, SUITE_BODY(OPENED), &done);
+	hears(&u, CTL_BODY(DONE));
+	close(u.fd);
+}
+
+/* ---- plain ---- */
+
+static Suite__Opened
+opened_plain(const char *data)
+{
+	Suite__Opened m = opened(&chunks, CTL_RUNG(CHUNK));
+
+	m.complete = m.self_contained = m.network_free = true;
+	m.data = (char *)data;
+	return m;
+}
+
+/* The numbers that status waits for. */
+static void
+layout_told(struct host *h, struct digest *layout)
+{
+	Suite__Layout m = SUITE__LAYOUT__INIT;
+	_cleanup_frame_ Suite__Frame *f = host_asked(h, SUITE_BODY(INSPECT));
+
+	assert_int_equal(f->inspect->layout.len, DIGEST_LEN);
+	assert_memory_equal(f->inspect->layout.data, layout->bytes,
+	    DIGEST_LEN);
+	m.layout = bytes(layout);
+	m.complete = true;
+	host_say(h, f->id, SUITE_BODY(LAYOUT), &m);
+}
+
+#define COMPLETE SHEDSTREAM__CONTROL__V1__DEVICE__STATE__COMPLETE
+#define FAILED	SHEDSTREAM__CONTROL__V1__DEVICE__STATE__FAILED
+
+static void
+status_of(struct user *u, const char *name)
+{
+	CTL(Status) m = CTL_INIT(STATUS);
+
+	m.name = (char *)name;
+	user_ask(u, CTL_BODY(STATUS), &m);
+}
+
+static void
+test_a_plain_device_is_its_file(void **state)
+{
+	struct host *h = *state;
+	struct user u = user_new(h, "shed");
+	Suite__Opened m = opened_plain(DATA);
+	struct device_spec spec;
+
+	attach_as(&u, CTL_PRESENT(PLAIN), 0, "p");
+	{
+		_cleanup_frame_ Suite__Frame *f = host_asked(h,
+		    SUITE_BODY(OPEN));
+
+		assert_true(f->open->plain);
+		assert_true(f->open->whole);
+		assert_int_equal(f->open->deadline_ms, 0);
+		host_say(h, f->id, SUITE_BODY(OPENED), &m);
+	}
+	spec = host_hear(h, CHILD_CREATE).device;
+	assert_int_equal(spec.present, CTL_PRESENT(PLAIN));
+	host_device(h, &spec);
+	{
+		_cleanup_answer_ CTL(Frame) *f = user_hear(&u,
+		    CTL_BODY(ATTACHED));
+
+		assert_string_equal(f->attached->path, STORE "/" DATA);
+		assert_int_equal(f->attached->present, CTL_PRESENT(PLAIN));
+	}
+	close(u.fd);
+}
+
+static void
+test_a_plain_device_is_whole_and_in_its_own_file(void **state)
+{
+	static const char *const bad[] = { "", "/etc/passwd", "../x",
+		"layouts/../../x", "a b" };
+	struct host *h = *state;
+	struct user u = user_new(h, "shed");
+	Suite__Opened m;
+
+	for (size_t i = 0; i < ARRAY_LEN(bad) + 2; i++) {
+		m = opened_plain(i < ARRAY_LEN(bad) ? bad[i] : DATA);
+		if (i == ARRAY_LEN(bad))
+			m.self_contained = false;
+		if (i == ARRAY_LEN(bad) + 1)
+			m.complete = false;
+		attach_as(&u, CTL_PRESENT(PLAIN), 0, "");
+		host_say(h, asked(h, SUITE_BODY(OPEN)), SUITE_BODY(OPENED),
+		    &m);
+		refused(&u, CTL_CODE(DEVICE_UNAVAILABLE), "--present nbd");
+	}
+	assert_false(readable_in(h->parent, QUIET_MS));
+	close(u.fd);
+}
+
+static void
+test_other_kinds_are_refused(void **state)
+{
+	struct host *h = *state;
+	struct user u = user_new(h, "shed");
+
+	for (uint32_t kind = 0; kind < 8; kind++) {
+		if (kind == CTL_PRESENT(AUTO) || kind == CTL_PRESENT(NBD) ||
+		    kind == CTL_PRESENT(PLAIN))
+			continue;
+		attach_as(&u, kind, 0, "");
+		refused(&u, CTL_CODE(DEVICE_UNAVAILABLE), "nbd and plain");
+	}
+	attach_as(&u, CTL_PRESENT(NBD), 77, "");
+	refused(&u, CTL_CODE(BAD_REQUEST), "integrity is");
+	/* nor can a file be named in a store whose path is too long */
+	host_kill(h);
+	h->store = "";
+	host_begin(h);
+	host_go(h);
+	close(u.fd);
+	u = user_new(h, "shed");
+	attach_as(&u, CTL_PRESENT(PLAIN), 0, "");
+	refused(&u, CTL_CODE(DEVICE_UNAVAILABLE), "path of the store");
+	assert_true(host_quiet(h, QUIET_MS));
+	close(u.fd);
+}
+
+static void
+test_a_new_control_knows_where_a_plain_device_is(void **state)
+{
+	struct host *h = *state;
+	struct user u = user_new(h, "shed");
+	struct device_spec spec;
+
+	attach_as(&u, CTL_PRESENT(PLAIN), 0, "p");
+	spec = attach_ends(h, opened_plain(DATA));
+	hears(&u, CTL_BODY(ATTACHED));
+	close(u.fd);
+	host_kill(h);
+	host_begin(h);
+	host_device(h, &spec);		/* the parent kept it */
+	host_go(h);
+	u = user_new(h, "shed");
+	status_of(&u, "p");
+	layout_told(h, &chunks);
+	{
+		_cleanup_answer_ CTL(Frame) *f = user_hear(&u,
+		    CTL_BODY(DEVICES));
+
+		assert_string_equal(f->devices->devices[0]->path,
+		    STORE "/" DATA);
+		assert_int_equal(f->devices->devices[0]->state, COMPLETE);
+		assert_string_equal(f->devices->devices[0]->chain, "");
+	}
+	assert_true(host_quiet(h, QUIET_MS));	/* nothing was opened again */
+	close(u.fd);
+}
+
+/* ---- restoring ---- */
+
+/* A new control, whose parent has no devices: the Open that follows. */
+static Suite__Frame *
+restarted(struct host *h)
+{
+	host_kill(h);
+	host_begin(h);
+	host_go(h);
+	return host_asked(h, SUITE_BODY(OPEN));
+}
+
+static void
+test_a_restored_device_keeps_its_rung_and_layout(void **state)
+{
+	struct host *h = *state;
+	struct user u = user_new(h, "shed");
+	Suite__Opened m = opened(&chunks, CTL_RUNG(CHUNK));
+	struct device_spec before = attached(h, &u, &chunks, CTL_RUNG(CHUNK),
+	    "d"), after;
+	struct digest_text text = digest_to_text(&image);
+
+	close(u.fd);
+	{
+		_cleanup_frame_ Suite__Frame *f = restarted(h);
+
+		assert_string_equal(f->open->image, text.text);
+		assert_int_equal(f->open->rung, CTL_RUNG(CHUNK));
+		assert_true(f->open->restore);
+		assert_false(f->open->whole);
+		assert_false(f->open->plain);
+		host_say(h, f->id, SUITE_BODY(OPENED), &m);
+	}
+	after = host_hear(h, CHILD_CREATE).device;
+	assert_string_equal(after.id, before.id);
+	assert_true(digest_equal(&after.layout, &chunks));
+	host_device(h, &after);
+	/* of another layout, it is another device: not served as this one */
+	{
+		_cleanup_frame_ Suite__Frame *f = restarted(h);
+
+		m = opened(&other, CTL_RUNG(CHUNK));
+		host_say(h, f->id, SUITE_BODY(OPENED), &m);
+	}
+	u = user_new(h, "shed");
+	status_of(&u, "d");
+	layout_told(h, &chunks);
+	_cleanup_answer_ CTL(Frame) *f = user_hear(&u, CTL_BODY(DEVICES));
+	assert_int_equal(f->devices->devices[0]->state, FAILED);
+	assert_non_null(strstr(f->devices->devices[0]->last_error,
+	    "another chunk index"));
+	assert_false(readable_in(h->parent, QUIET_MS));
+	close(u.fd);
+}
+
+static void
+test_a_restored_plain_device_is_its_file_of_now(void **state)
+{
+	struct host *h = *state;
+	struct user u = user_new(h, "shed");
+	Suite__Opened m = opened_plain("layouts/ab/data.02");
+	struct device_spec spec;
+
+	attach_as(&u, CTL_PRESENT(PLAIN), 0, "p");
+	attach_ends(h, opened_plain(DATA));
+	hears(&u, CTL_BODY(ATTACHED));
+	close(u.fd);
+	{
+		_cleanup_frame_ Suite__Frame *f = restarted(h);
+
+		assert_false(f->open->plain);	/* nothing is fetched */
+		assert_false(f->open->whole);
+		host_say(h, f->id, SUITE_BODY(OPENED), &m);
+	}
+	spec = host_hear(h, CHILD_CREATE).device;
+	assert_int_equal(spec.present, CTL_PRESENT(PLAIN));
+	host_device(h, &spec);
+	u = user_new(h, "shed");
+	status_of(&u, "p");
+	layout_told(h, &chunks);
+	{
+		_cleanup_answer_ CTL(Frame) *f = user_hear(&u,
+		    CTL_BODY(DEVICES));
+
+		assert_string_equal(f->devices->devices[0]->path,
+		    STORE "/layouts/ab/data.02");
+	}
+	close(u.fd);
+	{
+		_cleanup_frame_ Suite__Frame *f = restarted(h);
+
+		m.self_contained = false;
+		host_say(h, f->id, SUITE_BODY(OPENED), &m);
+	}
+	u = user_new(h, "shed");
+	status_of(&u, "p");
+	layout_told(h, &chunks);
+	_cleanup_answer_ CTL(Frame) *f = user_hear(&u, CTL_BODY(DEVICES));
+	assert_int_equal(f->devices->devices[0]->state, FAILED);
+	assert_string_equal(f->devices->devices[0]->path, "");
+	close(u.fd);
+}
+
+/* As versions wrote it that knew no index. */
+static void
+write_old_state(struct host *h)
+{
+	struct {
+		uint64_t magic, generation, len;
+		struct digest sum;
+	} head = { .magic = UINT64_C(0x5348454441545431), .generation = 1000 };
+	Suite__Attachments m = SUITE__ATTACHMENTS__INIT;
+	Suite__Attachments__Item item = SUITE__ATTACHMENTS__ITEM__INIT;
+	Suite__Attachments__Item *list = &item;
+	char *consumer = (char *)"shed/default";
+	uint8_t packed[1024];
+	struct digest_stream *s = digest_start();
+
+	item.name = (char *)"old";
+	item.image = (char *)IMAGE;
+	item.image_digest = bytes(&image);
+	item.blob_digest = bytes(&blob);
+	item.size = SIZE;
+	item.unit = UNIT_SIZE;
+	item.rung = CTL_RUNG(WHOLE);
+	item.present = CTL_PRESENT(NBD);
+	item.consumers = &consumer;
+	item.n_consumers = 1;
+	m.items = &list;
+	m.n_items = 1;
+	head.len = suite__attachments__pack(&m, packed);
+	digest_update(s, &head.generation, sizeof(head.generation));
+	digest_update(s, &head.len, sizeof(head.len));
+	digest_update(s, packed, head.len);
+	head.sum = digest_final(s);
+	must(fd_pwrite_all(h->state[0], packed, head.len, sizeof(head)) == 0);
+	must(fd_pwrite_all(h->state[0], &head, sizeof(head), 0) == 0);
+}
+
+static void
+test_a_device_of_an_older_version_has_no_index(void **state)
+{
+	struct host *h = *state;
+	Suite__Opened m = opened(&blob, CTL_RUNG(WHOLE));
+	struct device_spec spec;
+
+	write_old_state(h);
+	_cleanup_frame_ Suite__Frame *f = restarted(h);
+	assert_int_equal(f->open->rung, CTL_RUNG(WHOLE));
+	host_say(h, f->id, SUITE_BODY(OPENED), &m);
+	spec = host_hear(h, CHILD_CREATE).device;
+	assert_true(digest_equal(&spec.layout, &blob));
+	assert_string_equal(spec.name, "old");
+}
+
+/* ---- what there is ---- */
+
+static void
+test_status_is_of_the_devices_layout(void **state)
+{
+	struct host *h = *state;
+	struct user u = user_new(h, "shed");
+	Suite__Layout m = SUITE__LAYOUT__INIT;
+
+	attached(h, &u, &chunks, CTL_RUNG(CHUNK), "one");
+	status_of(&u, "one");
+	{
+		_cleanup_frame_ Suite__Frame *f = host_asked(h,
+		    SUITE_BODY(INSPECT));
+
+		m.layout = bytes(&chunks);
+		m.chunks = 100;
+		m.chunks_present = 40;
+		m.chunks_shared = 7;
+		m.damaged = 3;
+		m.unproven = m.self_contained = true;
+		m.chain = (char *)"manifest, then index, then chunk";
+		host_say(h, f->id, SUITE_BODY(LAYOUT), &m);
+	}
+	_cleanup_answer_ CTL(Frame) *f = user_hear(&u, CTL_BODY(DEVICES));
+	const CTL(Device) *d = f->devices->devices[0];
+	assert_int_equal(d->chunks_total, 100);
+	assert_int_equal(d->chunks_present, 40);
+	assert_int_equal(d->chunks_shared, 7);
+	assert_int_equal(d->chunks_damaged, 3);
+	assert_true(d->unproven);
+	assert_true(d->self_contained);
+	assert_string_equal(d->chain, "manifest, then index, then chunk");
+	/* without an index, it is the rung's */
+	attached(h, &u, &blob, CTL_RUNG(COMPLETE), "two");
+	status_of(&u, "two");
+	layout_told(h, &blob);
+	_cleanup_answer_ CTL(Frame) *g = user_hear(&u, CTL_BODY(DEVICES));
+	assert_int_equal(strncmp(g->devices->devices[0]->chain,
+	    "transport until complete", 24), 0);
+	close(u.fd);
+}
+
+static void
+notice(struct host *h, const char *kind, struct digest *layout)
+{
+	Suite__Notice m = SUITE__NOTICE__INIT;
+
+	m.kind = (char *)kind;
+	if (layout)
+		m.layout = bytes(layout);
+	if (strcmp(kind, "said-aloud") != 0)
+		m.blob_digest = bytes(&blob);
+	m.text = (char *)"so it is";
+	host_say(h, 0, SUITE_BODY(NOTICE), &m);
+}
+
+/* The next event of a kind: its device. */
+static void
+event_is(struct user *u, const char *kind, const char *device)
+{
+	for (;;) {
+		_cleanup_answer_ CTL(Frame) *f = user_frame(u);
+
+		if (f->body_case != CTL_BODY(EVENT) ||
+		    strcmp(f->event->kind, kind) != 0)
+			continue;
+		assert_string_equal(f->event->device, device);
+		return;
+	}
+}
+
+static void
+test_a_notice_is_of_the_devices_with_that_layout(void **state)
+{
+	struct host *h = *state;
+	struct user u = user_new(h, "shed"), e = user_new(h, "shed");
+	CTL(Subscribe) subscribe = CTL_INIT(SUBSCRIBE);
+
+	attached(h, &u, &chunks, CTL_RUNG(CHUNK), "one");
+	attached(h, &u, &blob, CTL_RUNG(COMPLETE), "two");
+	user_ask(&e, CTL_BODY(SUBSCRIBE), &subscribe);
+	notice(h, "device-failed", &blob);
+	event_is(&e, "device-failed", "two");
+	notice(h, "stalled", &other);	/* of no device: of the blob alone */
+	event_is(&e, "stalled", "");
+	notice(h, "recovered", NULL);
+	event_is(&e, "recovered", "");
+	notice(h, "said-aloud", NULL);	/* of nothing in particular */
+	event_is(&e, "said-aloud", "");
+	status_of(&u, "one");
+	layout_told(h, &chunks);
+	{
+		_cleanup_answer_ CTL(Frame) *f = user_hear(&u,
+		    CTL_BODY(DEVICES));
+
+		assert_int_equal(f->devices->devices[0]->state, COMPLETE);
+	}
+	status_of(&u, "two");
+	layout_told(h, &blob);
+	{
+		_cleanup_answer_ CTL(Frame) *f = user_hear(&u,
+		    CTL_BODY(DEVICES));
+
+		assert_int_equal(f->devices->devices[0]->state, FAILED);
+	}
+	close(u.fd);
+	close(e.fd);
+}
+
+static void
+test_a_failure_ends_a_question(void **state)
+{
+	struct host *h = *state;
+	struct user u = user_new(h, "shed");
+	CTL(Map) map = CTL_INIT(MAP);
+
+	attached(h, &u, &chunks, CTL_RUNG(CHUNK), "one");
+	map.name = (char *)"one";
+	user_ask(&u, CTL_BODY(MAP), &map);
+	{
+		_cleanup_frame_ Suite__Frame *f = host_asked(h,
+		    SUITE_BODY(MAP_CELLS));
+
+		assert_memory_equal(f->map_cells->layout.data, chunks.bytes,
+		    DIGEST_LEN);
+		host_failed(h, f->id, CTL_CODE(INTERNAL), "no such layout");
+	}
+	refused(&u, CTL_CODE(INTERNAL), "no such layout");
+	status_of(&u, "one");
+	host_failed(h, asked(h, SUITE_BODY(INSPECT)), CTL_CODE(INTERNAL),
+	    "no such layout");
+	assert_true(readable_in(u.fd, 1000));	/* not only when it is slow */
+	hears(&u, CTL_BODY(DEVICES));
+	close(u.fd);
+}
+
+/* ---- the store ---- */
+
+static void
+test_pin_is_passed_on(void **state)
+{
+	struct host *h = *state;
+	struct user u = user_new(h, "shed");
+	CTL(Pin) m = CTL_INIT(PIN);
+
+	m.image = (char *)IMAGE;
+	m.pin = true;
+	user_ask(&u, CTL_BODY(PIN), &m);
+	{
+		_cleanup_frame_ Suite__Frame *f = host_asked(h,
+		    SUITE_BODY(PIN));
+
+		assert_string_equal(f->pin->image, IMAGE);
+		assert_true(f->pin->pin);
+		host_done(h, f->id);
+	}
+	hears(&u, CTL_BODY(DONE));
+	m.pin = false;
+	user_ask(&u, CTL_BODY(PIN), &m);
+	{
+		_cleanup_frame_ Suite__Frame *f = host_asked(h,
+		    SUITE_BODY(PIN));
+
+		assert_false(f->pin->pin);
+		host_failed(h, f->id, CTL_CODE(BLOB_ABSENT), "never heard of");
+	}
+	refused(&u, CTL_CODE(BLOB_ABSENT), "never heard of");
+	m.image = (char *)"";
+	user_ask(&u, CTL_BODY(PIN), &m);
+	refused(&u, CTL_CODE(BAD_REQUEST), "an image is named");
+	assert_true(host_quiet(h, QUIET_MS));
+	close(u.fd);
+}
+
+static void
+test_keep_replaces_the_list_of_this_owner(void **state)
+{
+	struct host *h = *state;
+	struct user u = user_new(h, "/var/lib/shed");
+	struct digest_text a = digest_to_text(&image), b = digest_to_text(
+	    &blob);
+	char *list[] = { a.text, b.text };
+	CTL(Keep) m = CTL_INIT(KEEP);
+
+	m.digests = list;
+	m.n_digests = 2;
+	user_ask(&u, CTL_BODY(KEEP), &m);
+	{
+		_cleanup_frame_ Suite__Frame *f = host_asked(h,
+		    SUITE_BODY(KEEP));
+
+		assert_string_equal(f->keep->owner, "/var/lib/shed");
+		assert_int_equal(f->keep->n_digests, 2);
+		assert_int_equal(f->keep->digests[1].len, DIGEST_LEN);
+		assert_memory_equal(f->keep->digests[0].data, image.bytes,
+		    DIGEST_LEN);
+		assert_memory_equal(f->keep->digests[1].data, blob.bytes,
+		    DIGEST_LEN);
+		host_done(h, f->id);
+	}
+	hears(&u, CTL_BODY(DONE));
+	/* a list that is not whole changes nothing */
+	list[1] = (char *)"sha256:12";
+	user_ask(&u, CTL_BODY(KEEP), &m);
+	refused(&u, CTL_CODE(BAD_REQUEST), "entry 2 ");
+	m.n_digests = 0;
+	user_ask(&u, CTL_BODY(KEEP), &m);
+	refused(&u, CTL_CODE(BAD_REQUEST), "--allow-empty");
+	assert_true(host_quiet(h, QUIET_MS));
+	m.allow_empty = true;
+	user_ask(&u, CTL_BODY(KEEP), &m);
+	_cleanup_frame_ Suite__Frame *f = host_asked(h, SUITE_BODY(KEEP));
+	assert_int_equal(f->keep->n_digests, 0);
+	close(u.fd);
+}
+
+static void
+gc_row_say(struct host *h, uint64_t id, unsigned n, const char *why,
+    uint64_t freed)
+{
+	Suite__GcRow m = SUITE__GC_ROW__INIT;
+	struct digest d = digest_of(&n, sizeof(n));
+
+	m.blob_digest = bytes(&d);
+	m.why = (char *)why;
+	m.freed = freed;
+	host_say(h, id, SUITE_BODY(GC_ROW), &m);
+}
+
+static void
+test_gc_is_told_row_by_row_and_answered_in_parts(void **state)
+{
+	static char long_why[400];
+	struct host *h = *state;
+	struct user u = user_new(h, "shed");
+	Suite__GcRow last = SUITE__GC_ROW__INIT;
+	CTL(Gc) m = CTL_INIT(GC);
+	size_t freed = 0, kept = 0, parts = 0;
+	bool more = true;
+	uint64_t id;
+
+	m.dry_run = true;
+	m.max_bytes = 123;
+	m.until_s = 456;
+	user_ask(&u, CTL_BODY(GC), &m);
+	{
+		_cleanup_frame_ Suite__Frame *f = host_asked(h,
+		    SUITE_BODY(GC));
+
+		assert_true(f->gc->dry_run);
+		assert_int_equal(f->gc->max_bytes, 123);
+		assert_int_equal(f->gc->until_s, 456);
+		id = f->id;
+	}
+	memset(long_why, 'y', sizeof(long_why) - 1);
+	for (unsigned i = 0; i < 2000; i++)
+		gc_row_say(h, id, i, i % 4 ? long_why : "", i % 4 ? 0 : 10);
+	last.last = true;
+	host_say(h, id, SUITE_BODY(GC_ROW), &last);
+	for (; more; parts++) {
+		_cleanup_answer_ CTL(Frame) *f = user_hear(&u,
+		    CTL_BODY(GC_REPLY));
+		const CTL(GcReply) *r = f->gc_reply;
+
+		if (parts == 0) {
+			struct digest d = digest_of(&(unsigned){ 0 },
+			    sizeof(unsigned));
+
+			assert_string_equal(r->freed[0],
+			    digest_to_text(&d).text);
+		}
+		freed += r->n_freed;
+		kept += r->n_kept;
+		assert_int_equal(r->bytes, 5000);
+		assert_int_equal(r->kept[0]->why[0], 'y');
+		more = r->more;
+	}
+	assert_int_equal(freed, 500);
+	assert_int_equal(kept, 1500);
+	assert_true(parts > 1);
+	close(u.fd);
+}
+
+static void
+test_df_is_told_row_by_row_and_answered_in_parts(void **state)
+{
+	static char name[2][300];
+	char *owners[40];
+	struct host *h = *state;
+	struct user u = user_new(h, "shed");
+	Suite__DfRow m = SUITE__DF_ROW__INIT, last = SUITE__DF_ROW__INIT;
+	CTL(Df) df = CTL_INIT(DF);
+	size_t rows = 0, parts = 0;
+	bool more = true;
+	uint64_t id;
+
+	user_ask(&u, CTL_BODY(DF), &df);
+	id = asked(h, SUITE_BODY(DF));
+	memset(name[0], 'o', 255);
+	memset(name[1], 'i', 299);
+	for (size_t i = 0; i < ARRAY_LEN(owners); i++)
+		owners[i] = name[0];
+	m.image = name[1];
+	m.blob_digest = bytes(&blob);
+	m.size = 1;
+	m.on_disk = 2;
+	m.exclusive = 3;
+	m.shared = 4;
+	m.pinned = true;
+	m.owners = owners;
+	m.n_owners = ARRAY_LEN(owners);
+	for (int i = 0; i < 100; i++)
+		host_say(h, id, SUITE_BODY(DF_ROW), &m);
+	last.last = true;
+	last.total = 99;
+	host_say(h, id, SUITE_BODY(DF_ROW), &last);
+	for (; more; parts++) {
+		_cleanup_answer_ CTL(Frame) *f = user_hear(&u,
+		    CTL_BODY(DF_REPLY));
+		const CTL(DfReply) *r = f->df_reply;
+
+		for (size_t i = 0; i < r->n_images; i++) {
+			assert_string_equal(r->images[i]->image, name[1]);
+			assert_int_equal(r->images[i]->size, 1);
+			assert_int_equal(r->images[i]->on_disk, 2);
+			assert_int_equal(r->images[i]->exclusive, 3);
+			assert_int_equal(r->images[i]->shared, 4);
+			assert_true(r->images[i]->pinned);
+			assert_in_range(r->images[i]->n_owners, 16, 40);
+			assert_string_equal(r->images[i]->owners[15], name[0]);
+		}
+		rows += r->n_images;
+		assert_int_equal(r->total, 99);
+		more = r->more;
+	}
+	assert_int_equal(rows, 100);
+	assert_true(parts > 1);
+	close(u.fd);
+}
+
+static void
+test_what_is_attached_is_not_dropped(void **state)
+{
+	struct host *h = *state;
+	struct user u = user_new(h, "shed");
+	struct digest_text i = digest_to_text(&image), b = digest_to_text(
+	    &blob), o = digest_to_text(&other);
+	char at[256];
+	const char *const names[] = { IMAGE, i.text, b.text, at };
+	CTL(Drop) m = CTL_INIT(DROP);
+
+	snprintf(at, sizeof(at), "elsewhere.example/b@%s", i.text);
+	attached(h, &u, &chunks, CTL_RUNG(CHUNK), "one");
+	for (size_t k = 0; k < ARRAY_LEN(names); k++) {
+		m.image = (char *)names[k];
+		user_ask(&u, CTL_BODY(DROP), &m);
+		refused(&u, CTL_CODE(IN_USE), "device one");
+	}
+	assert_true(host_quiet(h, QUIET_MS));
+	m.image = o.text;
+	user_ask(&u, CTL_BODY(DROP), &m);
+	{
+		_cleanup_frame_ Suite__Frame *f = host_asked(h,
+		    SUITE_BODY(DROP));
+
+		assert_string_equal(f->drop->image, o.text);
+		host_done(h, f->id);
+	}
+	hears(&u, CTL_BODY(DONE));
+	close(u.fd);
+}
+
+static void
+test_verify_is_of_one_image_or_of_all(void **state)
+{
+	struct host *h = *state;
+	struct user u = user_new(h, "shed");
+	Suite__Verified done = SUITE__VERIFIED__INIT;
+	CTL(Verify) m = CTL_INIT(VERIFY);
+
+	user_ask(&u, CTL_BODY(VERIFY), &m);
+	refused(&u, CTL_CODE(BAD_REQUEST), "an image is named");
+	m.image = (char *)IMAGE;
+	m.all = true;
+	user_ask(&u, CTL_BODY(VERIFY), &m);
+	refused(&u, CTL_CODE(BAD_REQUEST), "not both");
+	m.image = (char *)"";
+	user_ask(&u, CTL_BODY(VERIFY), &m);
+	_cleanup_frame_ Suite__Frame *f = host_asked(h, SUITE_BODY(VERIFY));
+	assert_string_equal(f->verify->image, "");
+	progress(h, f->id, 5);
+	hears(&u, CTL_BODY(ACCEPTED));
+	hears(&u, CTL_BODY(PROGRESS));
+	done.checked = 10;
+	done.damaged = 3;
+	done.repaired = 2;
+	host_say(h, f->id, SUITE_BODY(VERIFIED), &done);
+	_cleanup_answer_ CTL(Frame) *r = user_hear(&u, CTL_BODY(VERIFY_REPLY));
+	assert_int_equal(r->verify_reply->checked, 10);
+	assert_int_equal(r->verify_reply->damaged, 3);
+	assert_int_equal(r->verify_reply->repaired, 2);
+	close(u.fd);
+}
+
+/* ---- descriptors ---- */
+
+static void
+promote(struct user *u, int fd)
+{
+	CTL(Promote) m = CTL_INIT(PROMOTE);
+
+	m.image = (char *)IMAGE;
+	user_ask_fd(u, CTL_BODY(PROMOTE), &m, fd);
+}
+
+static void
+import(struct user *u, int fd)
+{
+	CTL(Import) m = CTL_INIT(IMPORT);
+
+	m.image = (char *)IMAGE;
+	user_ask_fd(u, CTL_BODY(IMPORT), &m, fd);
+}
+
+static int
+reopened(int fd, int flags)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	fd = open(path, flags | O_CLOEXEC);
+	must(fd >= 0);
+	return fd;
+}
+
+static void
+test_descriptors_go_on_to_cached(void **state)
+{
+	struct host *h = *state;
+	struct user u = user_new(h, "shed");
+	int file = memfd_create("file", MFD_CLOEXEC), fd, in;
+	char text[8] = "";
+
+	must(file >= 0 && write(file, "erofs", 5) == 5);
+	promote(&u, file);
+	{
+		_cleanup_frame_ Suite__Frame *f = host_asked_fd(h,
+		    SUITE_BODY(PROMOTE), &fd);
+
+		assert_string_equal(f->promote->image, IMAGE);
+		assert_true(fd >= 0 && pwrite(fd, "X", 1, 0) == 1);
+		fd_close(fd);
+		progress(h, f->id, 1);
+		hears(&u, CTL_BODY(ACCEPTED));
+		hears(&u, CTL_BODY(PROGRESS));
+		host_done(h, f->id);
+	}
+	hears(&u, CTL_BODY(DONE));
+	in = reopened(file, O_RDONLY);
+	import(&u, in);
+	{
+		_cleanup_frame_ Suite__Frame *f = host_asked_fd(h,
+		    SUITE_BODY(IMPORT), &fd);
+
+		assert_string_equal(f->import->image, IMAGE);
+		assert_true(fd >= 0 && pread(fd, text, 5, 0) == 5);
+		assert_string_equal(text, "Xrofs");
+		fd_close(fd);
+		host_done(h, f->id);
+	}
+	hears(&u, CTL_BODY(DONE));
+	fd_close(in);
+	fd_close(file);
+	close(u.fd);
+}
+
+static void
+test_descriptors_are_files_opened_for_it(void **state)
+{
+	struct host *h = *state;
+	struct user u = user_new(h, "shed");
+	int file = memfd_create("file", MFD_CLOEXEC), pipes[2];
+	CTL(Pin) pin = CTL_INIT(PIN);
+	static const struct {
+		const char *path;
+		int flags;
+		bool promote, import;	/* is that fine? */
+	} files[] = {
+		{ NULL, O_RDONLY, false, true },
+		{ NULL, O_WRONLY, true, false },
+		{ NULL, O_RDWR, true, true },
+		{ NULL, O_RDWR | O_APPEND, false, true },
+		{ NULL, O_PATH, false, false },
+		{ "/dev/null", O_RDWR, false, false },
+		{ "/tmp", O_RDONLY, false, false },
+		{ "/tmp", O_PATH, false, false },
+	};
+
+	for (size_t i = 0; i < ARRAY_LEN(files); i++) {
+		int fd = files[i].path ? open(files[i].path, files[i].flags |
+		    O_CLOEXEC) : reopened(file, files[i].flags), got;
+
+		must(fd >= 0);
+		promote(&u, fd);
+		if (files[i].promote) {
+			_cleanup_frame_ Suite__Frame *f = host_asked_fd(h,
+			    SUITE_BODY(PROMOTE), &got);
+
+			fd_close(got);
+			host_done(h, f->id);
+			hears(&u, CTL_BODY(DONE));
+		} else
+			refused(&u, CTL_CODE(BAD_REQUEST), "open for writing");
+		import(&u, fd);
+		if (files[i].import) {
+			_cleanup_frame_ Suite__Frame *f = host_asked_fd(h,
+			    SUITE_BODY(IMPORT), &got);
+
+			fd_close(got);
+			host_done(h, f->id);
+			hears(&u, CTL_BODY(DONE));
+		} else
+			refused(&u, CTL_CODE(BAD_REQUEST), "open for reading");
+		fd_close(fd);
+	}
+	must(pipe2(pipes, O_CLOEXEC) == 0);
+	import(&u, pipes[0]);
+	refused(&u, CTL_CODE(BAD_REQUEST), "a regular file");
+	/* and there is one where one belongs */
+	promote(&u, -1);
+	refused(&u, CTL_CODE(BAD_REQUEST), "promote comes with a descriptor");
+	pin.image = (char *)IMAGE;
+	user_ask_fd(&u, CTL_BODY(PIN), &pin, file);
+	refused(&u, CTL_CODE(BAD_REQUEST), "pin comes without a descriptor");
+	assert_true(host_quiet(h, QUIET_MS));
+	fd_close(pipes[0]);
+	fd_close(pipes[1]);
+	fd_close(file);
+	close(u.fd);
+}
+
+/* ---- cached dies, or is slow ---- */
+
+static void
+test_a_new_cached_is_asked_what_is_harmless_twice(void **state)
+{
+	struct host *h = *state;
+	struct user u = user_new(h, "shed");
+	CTL(Verify) verify = CTL_INIT(VERIFY);
+	CTL(Pin) pin = CTL_INIT(PIN);
+	CTL(Gc) gc = CTL_INIT(GC);
+	int file = memfd_create("file", MFD_CLOEXEC), fd;
+	uint64_t open, verifying, pinning;
+
+	pin.image = (char *)IMAGE;
+	verify.all = true;
+	attach_as(&u, CTL_PRESENT(NBD), 0, "");
+	open = asked(h, SUITE_BODY(OPEN));
+	user_ask(&u, CTL_BODY(VERIFY), &verify);
+	verifying = asked(h, SUITE_BODY(VERIFY));
+	user_ask(&u, CTL_BODY(PIN), &pin);
+	pinning = asked(h, SUITE_BODY(PIN));
+	user_ask(&u, CTL_BODY(GC), &gc);
+	asked(h, SUITE_BODY(GC));
+	promote(&u, file);
+	{
+		_cleanup_frame_ Suite__Frame *f = host_asked_fd(h,
+		    SUITE_BODY(PROMOTE), &fd);
+
+		fd_close(fd);
+	}
+	host_link(h);			/* a new one */
+	assert_int_equal(asked(h, SUITE_BODY(OPEN)), open);
+	assert_int_equal(asked(h, SUITE_BODY(VERIFY)), verifying);
+	assert_int_equal(asked(h, SUITE_BODY(PIN)), pinning);
+	assert_true(host_quiet(h, QUIET_MS));
+	for (int i = 0; i < 2; i++) {	/* gc and promote: they may be again */
+		_cleanup_answer_ CTL(Frame) *f = user_frame(&u);
+
+		assert_int_equal(f->body_case, CTL_BODY(ERROR));
+		assert_in_range(f->id, u.id - 1, u.id);
+		assert_true(f->error->retry);
+		assert_int_equal(f->error->code, CTL_CODE(BUSY));
+	}
+	fd_close(file);
+	close(u.fd);
+}
+
+/* What came while cached was away is not lost, nor is its descriptor. */
+static void
+test_what_was_not_asked_yet_is_asked_of_the_next_cached(void **state)
+{
+	struct host *h = *state;
+	struct user u = user_new(h, "shed");
+	CTL(Gc) gc = CTL_INIT(GC);
+	Suite__GcRow last = SUITE__GC_ROW__INIT;
+	int file = memfd_create("file", MFD_CLOEXEC), fd;
+	uint64_t id;
+
+	host_unlink(h);
+	poll(NULL, 0, QUIET_MS);
+	user_ask(&u, CTL_BODY(GC), &gc);
+	promote(&u, file);
+	poll(NULL, 0, QUIET_MS);
+	host_link(h);
+	id = asked(h, SUITE_BODY(GC));
+	{
+		_cleanup_frame_ Suite__Frame *f = host_asked_fd(h,
+		    SUITE_BODY(PROMOTE), &fd);
+
+		assert_true(fd >= 0);
+		host_done(h, f->id);
+	}
+	hears(&u, CTL_BODY(DONE));
+	u.id--;
+	last.last = true;
+	host_say(h, id, SUITE_BODY(GC_ROW), &last);
+	hears(&u, CTL_BODY(GC_REPLY));
+	fd_close(fd);
+	fd_close(file);
+	close(u.fd);
+}
+
+static void
+test_every_request_is_answered_in_two_seconds(void **state)
+{
+	struct host *h = *state;
+	struct user u = user_new(h, "shed");
+	CTL(Pin) pin = CTL_INIT(PIN);
+	CTL(Verify) verify = CTL_INIT(VERIFY);
+	uint64_t id;
+
+	pin.image = (char *)IMAGE;
+	user_ask(&u, CTL_BODY(PIN), &pin);
+	id = asked(h, SUITE_BODY(PIN));
+	assert_true(readable_in(u.fd, 2000));
+	hears(&u, CTL_BODY(ACCEPTED));
+	host_done(h, id);
+	hears(&u, CTL_BODY(DONE));
+	/* while cached is away: what is short is not worth to wait for */
+	host_unlink(h);
+	poll(NULL, 0, QUIET_MS);
+	user_ask(&u, CTL_BODY(PIN), &pin);
+	assert_true(readable_in(u.fd, 2000));
+	refused(&u, CTL_CODE(BUSY), "shedctl health");
+	verify.all = true;
+	user_ask(&u, CTL_BODY(VERIFY), &verify);
+	assert_true(readable_in(u.fd, 2000));
+	hears(&u, CTL_BODY(ACCEPTED));
+	host_link(h);
+	asked(h, SUITE_BODY(VERIFY));
+	close(u.fd);
+}
+
+static void
+test_long_work_can_be_watched_and_cancelled(void **state)
+{
+	struct host *h = *state;
+	struct user u = user_new(h, "shed"), v;
+	Suite__Verified done = SUITE__VERIFIED__INIT;
+	CTL(Verify) verify = CTL_INIT(VERIFY);
+	CTL(Watch) watch = CTL_INIT(WATCH);
+	CTL(Cancel) cancel = CTL_INIT(CANCEL);
+	uint64_t id, op;
+
+	verify.all = true;
+	user_ask(&u, CTL_BODY(VERIFY), &verify);
+	id = asked(h, SUITE_BODY(VERIFY));
+	progress(h, id, 1);
+	{
+		_cleanup_answer_ CTL(Frame) *f = user_hear(&u,
+		    CTL_BODY(ACCEPTED));
+
+		op = f->accepted->op;
+	}
+	close(u.fd);			/* it goes on */
+	v = user_new(h, "shed");
+	watch.op = op;
+	user_ask(&v, CTL_BODY(WATCH), &watch);
+	hears(&v, CTL_BODY(ACCEPTED));
+	progress(h, id, 2);
+	hears(&v, CTL_BODY(PROGRESS));
+	assert_true(host_quiet(h, QUIET_MS));
+	cancel.op = op;
+	user_ask(&v, CTL_BODY(CANCEL), &cancel);
+	assert_int_equal(asked(h, SUITE_BODY(CANCEL)), id);
+	v.id--;
+	refused(&v, CTL_CODE(CANCELLED), "cancelled");
+	v.id++;
+	hears(&v, CTL_BODY(DONE));
+	/* its answer is late, and nobody's */
+	host_say(h, id, SUITE_BODY(VERIFIED), &done);
+	user_ask(&v, CTL_BODY(WATCH), &watch);
+	refused(&v, CTL_CODE(BAD_REQUEST), "no such operation");
+	close(v.fd);
+}
+
+static void
+test_an_answer_to_another_question_is_none(void **state)
+{
+	struct host *h = *state;
+	struct user u = user_new(h, "shed");
+	CTL(Df) df = CTL_INIT(DF);
+
+	user_ask(&u, CTL_BODY(DF), &df);
+	host_done(h, asked(h, SUITE_BODY(DF)));
+	refused(&u, CTL_CODE(INTERNAL), "something else");
+	attach_as(&u, CTL_PRESENT(NBD), 0, "");
+	host_done(h, asked(h, SUITE_BODY(OPEN)));
+	refused(&u, CTL_CODE(INTERNAL), "something else");
+	close(u.fd);
+}
+
+#define T(name)	cmocka_unit_test_setup_teardown(name, setup, teardown)
+
+int
+main(void)
+{
+	const struct CMUnitTest tests[] = {
+		T(test_cached_decides_on_the_rung),
+		T(test_a_weaker_rung_than_asked_for_is_refused),
+		T(test_a_deadline_ends_with_the_first_progress),
+		T(test_pull_wants_all_at_the_rung_that_there_is),
+		T(test_a_plain_device_is_its_file),
+		T(test_a_plain_device_is_whole_and_in_its_own_file),
+		T(test_other_kinds_are_refused),
+		T(test_a_new_control_knows_where_a_plain_device_is),
+		T(test_a_restored_device_keeps_its_rung_and_layout),
+		T(test_a_restored_plain_device_is_its_file_of_now),
+		T(test_a_device_of_an_older_version_has_no_index),
+		T(test_status_is_of_the_devices_layout),
+		T(test_a_notice_is_of_the_devices_with_that_layout),
+		T(test_a_failure_ends_a_question),
+		T(test_pin_is_passed_on),
+		T(test_keep_replaces_the_list_of_this_owner),
+		T(test_gc_is_told_row_by_row_and_answered_in_parts),
+		T(test_df_is_told_row_by_row_and_answered_in_parts),
+		T(test_what_is_attached_is_not_dropped),
+		T(test_verify_is_of_one_image_or_of_all),
+		T(test_descriptors_go_on_to_cached),
+		T(test_descriptors_are_files_opened_for_it),
+		T(test_a_new_cached_is_asked_what_is_harmless_twice),
+		T(test_what_was_not_asked_yet_is_asked_of_the_next_cached),
+		T(test_every_request_is_answered_in_two_seconds),
+		T(test_long_work_can_be_watched_and_cancelled),
+		T(test_an_answer_to_another_question_is_none),
+	};
+
+	return cmocka_run_group_tests(tests, make_digests, NULL);
+}

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The mix of everything (tests/store/mix.h) against a real cached, which is
+ * killed again and again.  In make check it is built with AddressSanitizer.
+ *
+ *	MIX_SECONDS=60 KILLS=24 SEED=N MIX_CACHED=PATH test_mix
+ */
+#define _GNU_SOURCE
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/own.h"
+#include "tests/store/mix.h"
+
+#define SECONDS	60
+#define KILLS	24
+#define SLACK	(1024 * 1024)
+#define MEMORY_MAX (64 * 1024 * 1024)
+
+static struct mix mix;
+static uint64_t seed;
+
+static uint64_t
+number(const char *name, uint64_t otherwise)
+{
+	const char *text = getenv(name);
+
+	return text ? strtoull(text, NULL, 10) : otherwise;
+}
+
+/* All of the log is wanted: a sanitizer's report may be long. */
+static void
+failed(const char *why)
+{
+	char path[] = "/tmp/mix-log.XXXXXX";
+	_cleanup_close_ int fd = mkstemp(path);
+	_cleanup_free_ char *text = NULL;
+	size_t len;
+
+	if (fd >= 0 && fd_read_text(mix.h->log, 256 << 20, &text, &len) == 0 &&
+	    fd_pwrite_all(fd, text, len, 0) == 0)
+		fprintf(stderr, "all of cached's log: %s\n", path);
+	mix_print(&mix);
+	fprintf(stderr, "again: SEED=%lu test_mix\n", seed);
+	host_abandon(mix.h);
+	fail_msg("%s", why);
+}
+
+static void
+test_everything_at_once_and_kills(void **state)
+{
+	struct registry *reg = mix_registry();
+	const char *program = getenv("MIX_CACHED");
+
+	(void)state;
+	seed = number("SEED", (uint64_t)time(NULL));
+	mix = (struct mix){ .seed = seed, .slack = SLACK,
+		.seconds = (double)number("MIX_SECONDS", SECONDS),
+		.kills = (unsigned)number("KILLS", KILLS),
+		.memory_max = program ? 0 : MEMORY_MAX };
+	host_on_fail = failed;
+	mix.h = host_new(reg, program, mix_conf);
+	host_start(mix.h);
+	mix_run(&mix);
+	mix_print(&mix);
+	host_free(mix.h);
+	registry_free(reg);
+}
+
+int
+main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_everything_at_once_and_kills),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
