@@ -7,16 +7,36 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <pthread.h>
 #include <string.h>
 
 #include "base/digest.h"
+
+static EVP_MD *method;
+
+static void
+fetch(void)
+{
+	method = EVP_MD_fetch(NULL, "SHA256", NULL);
+}
+
+/* Looked up once: a look-up costs as much as hashing a hundred bytes. */
+static const EVP_MD *
+sha256(void)
+{
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+	pthread_once(&once, fetch);
+	assert(method);
+	return method;
+}
 
 struct digest
 digest_of(const void *buf, size_t len)
 {
 	struct digest d;
 	unsigned int n = 0;
-	int ok = EVP_Digest(buf, len, d.bytes, &n, EVP_sha256(), NULL);
+	int ok = EVP_Digest(buf, len, d.bytes, &n, sha256(), NULL);
 
 	assert(ok == 1 && n == DIGEST_LEN);
 	return d;
@@ -26,7 +46,7 @@ struct digest_stream *
 digest_start(void)
 {
 	EVP_MD_CTX *ctx = EVP_MD_CTX_new();
-	int ok = ctx && EVP_DigestInit_ex(ctx, EVP_sha256(), NULL);
+	int ok = ctx && EVP_DigestInit_ex(ctx, sha256(), NULL);
 
 	assert(ok == 1);
 	return (struct digest_stream *)ctx;
