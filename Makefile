@@ -48,11 +48,11 @@ FETCHERD := fetcherd/main.c fetcherd/request.c fetcherd/transfer.c \
 	fetcherd/check.c fetcherd/head.c fetcherd/referrers.c fetcherd/auth.c \
 	fetcherd/secret.c fetcherd/redirect.c fetcherd/guard.c fetcherd/site.c \
 	fetcherd/failure.c
-CACHED := cached/main.c cached/open.c cached/image.c cached/layout.c \
-	cached/file.c cached/catalog.c cached/hold.c cached/room.c cached/gc.c \
-	cached/scrub.c cached/copy.c \
-	cached/presence.c cached/fill.c cached/chunk.c cached/fetch.c cached/device.c \
-	cached/sync.c cached/finish.c cached/work.c cached/status.c \
+CACHED := cached/main.c cached/open.c cached/find.c cached/image.c \
+	cached/layout.c cached/file.c cached/catalog.c cached/presence.c \
+	cached/device.c cached/fill.c cached/chunk.c cached/fetch.c \
+	cached/sync.c cached/finish.c cached/hold.c cached/room.c cached/gc.c \
+	cached/scrub.c cached/copy.c cached/work.c cached/status.c \
 	cached/store.c cached/disk.c $(CACHED_OS)
 DEVD := devd/main.c devd/parent.c devd/places.c devd/spawn.c devd/control.c \
 	devd/op.c devd/attach.c devd/store.c devd/device.c devd/answer.c \
@@ -110,7 +110,8 @@ STORE_TESTS := cached-recorded guest_power
 # Unit tests: each with the files it is about.  Some include the file under
 # test, others play the neighbours of a whole program.
 UNIT := test_base test_conf test_ref test_manifest test_index test_cut \
-	test_presence test_catalog test_disk test_replay test_store test_names \
+	test_presence test_catalog test_disk test_replay test_store test_power \
+	test_names \
 	test_attachments test_control test_devd test_stream test_ipc test_policy test_nbd_proto \
 	test_io test_fetch_head test_fetch_guard test_fetch_secret \
 	test_fetch_referrers test_fetch_daemon test_fetch_login test_shedctl \
@@ -133,11 +134,19 @@ test_store_SRC := $(HOST)
 test_store_PKGS := libxxhash
 test_power_SRC := $(HOST)
 test_power_PKGS := libxxhash
-UNIT += test_flips test_mix
+UNIT += test_flips test_mix test_mix_threads
 test_flips_SRC := tests/store/harm.c $(HOST)
 test_flips_PKGS := libxxhash
 test_mix_SRC := tests/store/mix.c tests/store/harm.c $(HOST)
 test_mix_PKGS := libxxhash
+# cached as threads of the test; between it and its files, what shows
+# ThreadSanitizer which accesses are of the same bytes.
+test_mix_threads_SRC := tests/store/cached_thread.c \
+	$(filter-out cached/main.c,$(CACHED)) $(IMAGE) $(test_mix_SRC)
+test_mix_threads_PKGS := libxxhash jansson
+test_mix_threads_LIBS := $(foreach f,log_line munmap shm_map \
+	shm_private_writer disk_write disk_punch disk_copy disk_sync,\
+	-Wl,--wrap=$f)
 test_names_SRC := devd/names.c $(BASE)
 test_attachments_SRC := devd/attachments.c $(BASE)
 test_control_SRC := $(IPC) $(BASE) $(GEN)

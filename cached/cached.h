@@ -2,7 +2,7 @@
 /*
  * cached's private declarations, by file.
  *
- *	open.c ---> image.c		which image, which index or blob
+ *	open.c ---> find.c image.c	which image, which index or blob
  *	   |
  *	layout.c -> file.c		what a device is made of; data files and
  *	   |          presence.c	what the disk says of them
@@ -572,7 +572,7 @@ void sync_flush_all(void);	/* at the end, in line */
 void finish_pull(struct layout *l, bool plain);
 /* The same, and all of it in its own file. */
 void finish_pull_own(struct layout *l);
-/* Fill this chunk, which was damaged; it is there again. */
+/* Fill this chunk, which was damaged; it is there again, or can't be. */
 void finish_mend(struct layout *l, uint32_t chunk);
 void finish_mended(struct layout *l, uint32_t chunk);
 /* Does the background fill want this chunk, wherever it is? */
@@ -592,6 +592,8 @@ bool finish_next(struct layout *l, uint32_t *chunk);
  * -EAGAIN: when fill_room() is called, ask again; -EDQUOT, -ENOSPC. */
 int room_take(uint64_t len);
 void room_done(uint64_t len);
+/* Something is not held any more: it is worth to look again. */
+void room_changed(void);
 
 struct evict_ask {
 	uint64_t bytes;		/* at least, if there are so many */
@@ -645,7 +647,67 @@ void copy_layout_changed(struct layout *l);
 
 /* ---- open.c: Open requests of control ---- */
 
+enum open_step {
+	STEP_RESOLVE,
+	STEP_PLATFORM,
+	STEP_REFERRERS,
+	STEP_ARTIFACT,
+	STEP_INDEX_SIZE,
+	STEP_INDEX,
+	STEP_STAT,
+	STEP_FILL,
+};
+
+#define REFERRERS_MAX	16	/* tried in turn, until one is usable */
+
+struct open {
+	TAILQ_ENTRY(open) entry;
+	uint64_t id;		/* control's */
+	uint64_t fetch_id;	/* of fetcherd's request under way; 0: none */
+	enum open_step step;
+	struct image_ref ref;
+	struct image image;
+	char *manifest;
+	size_t manifest_len;
+	uint32_t asked, rung;	/* rung: the one taken, once it is */
+	bool whole, fallback, plain, restore;
+	bool own;		/* all of it in its own file */
+	bool by_erofs;		/* named so, and no index of it is proven */
+	struct digest referrers[REFERRERS_MAX];
+	unsigned n_referrers, referrer;
+	uint8_t *index;		/* the bytes of the chunk index */
+	uint64_t index_len, index_got;
+	struct index parsed;	/* of these */
+	uint64_t deadline, next_try, retry_ms;	/* monotonic ms; 0: none */
+	uint64_t sent, sent_at, moved_at;	/* progress */
+	uint64_t requests, body_bytes;		/* to be put to the layout */
+	struct layout *layout;
+	Shedstream__Control__V1__Code code;	/* why the last try failed */
+	char why[256];
+};
+TAILQ_HEAD(opens, open);
+extern struct opens opens;
+
+/* Answers and frees o. */
+#define open_fail(o, code, retry, ...)					\
+	do {								\
+		reply_failed((o)->id, code, retry, __VA_ARGS__);	\
+		open_free(o);						\
+	} while (0)
+void open_free(struct open *o);
+/* Image and size are known: keep that on disk; go on to its layout. */
+void open_keep(struct open *o);
+void open_layout(struct open *o);
+/* An image that is known here: what is on disk needs nobody. */
+void open_known(struct open *o);
 ipc_handler on_open, on_cancel;
+
+/* ---- find.c: an Open's steps on the network ---- */
+
+void find_begin(struct open *o);	/* the step that it is at */
+void find_step(struct open *o, enum open_step step);
+/* No index: the rung is what the configuration says. */
+void find_no_index(struct open *o);
 /* fetcherd's answer to a Resolve, Stat or the Fetch of an index; false: not to
  * one of ours. */
 bool open_answer(const struct ipc_message *msg);

@@ -66,9 +66,12 @@ fill_free(struct fill *f)
 	if (layout_state(l, f->chunk) == CHUNK_ABSENT &&
 	    f->chunk < l->pull_next && !f->refused)
 		l->pull_next = f->chunk;	/* a pull wants it still */
+	if (l->own && f->chunk < l->move_next &&
+	    layout_place(l, f->chunk).file != l->file)
+		l->move_next = f->chunk;	/* only read, not moved */
 	l->fills[f->chunk] = NULL;
 	l->n_fills--;
-	if (layout_state(l, f->chunk) != CHUNK_ABSENT)
+	if (layout_state(l, f->chunk) != CHUNK_ABSENT || f->refused)
 		finish_mended(l, f->chunk);
 	if (f->imported)
 		f->imported(f->import_arg, f->import_result);

@@ -428,6 +428,8 @@ found_wrong(struct layout *l, const struct digest *got)
 	layout_quarantine(l);
 	device_fail_all(l);
 	notice("device-failed", l, "%s", l->last_error);
+	for (uint32_t c = 0; c < l->n_chunks; c++)
+		finish_mended(l, c);	/* there is nothing to mend now */
 	finish_stop(l);
 }
 

@@ -209,6 +209,8 @@ done(struct ipc_link *link, uint64_t id)
 {
 	Suite__Done m = SUITE__DONE__INIT;
 
+	room_changed();
+
 	ipc_send(link, id, SUITE_BODY(DONE), &m, NULL, 0, -1);
 }
 

@@ -514,6 +514,7 @@ layout_put(struct layout *l)
 		return;
 	TAILQ_REMOVE(&layouts, l, entry);
 	layout_free(l);
+	room_changed();
 }
 
 void

@@ -78,6 +78,12 @@ room_take(uint64_t len)
 }
 
 void
+room_changed(void)
+{
+	barren = 0;
+}
+
+void
 room_done(uint64_t len)
 {
 	reserved -= len;

@@ -59,7 +59,7 @@ struct walk {
 static TAILQ_HEAD(, walk) walks = TAILQ_HEAD_INITIALIZER(walks);
 static struct event *scrub_timer;
 
-static void walk_on(struct walk *w);
+static bool walk_on(struct walk *w);
 
 /* ---- the thread's part ---- */
 
@@ -265,7 +265,8 @@ walk_end(struct walk *w)
 	walk_free(w);
 }
 
-static void
+/* true: a piece is under way.  Else it may have ended, and be freed. */
+static bool
 walk_on(struct walk *w)
 {
 	struct file *f = walk_file(w);
@@ -274,7 +275,7 @@ walk_on(struct walk *w)
 	if (!f) {
 		if (TAILQ_EMPTY(&w->mending))
 			walk_end(w);
-		return;		/* verify_tick() looks after the rest */
+		return false;	/* verify_tick() looks after the rest */
 	}
 	p = calloc(1, sizeof(*p));
 	if (p)
@@ -288,6 +289,7 @@ walk_on(struct walk *w)
 	p->first = p->next = w->chunk;
 	w->busy = true;
 	work_submit(&p->job);
+	return true;
 }
 
 bool
@@ -301,15 +303,19 @@ verify_tick(void)
 		next = TAILQ_NEXT(w, entry);
 		for (m = TAILQ_FIRST(&w->mending); m; m = after) {
 			after = TAILQ_NEXT(m, entry);
-			if (layout_state(m->layout, m->chunk) == CHUNK_ABSENT)
+			bool here = layout_state(m->layout, m->chunk) !=
+			    CHUNK_ABSENT;
+
+			if (!here && finish_wants(m->layout, m->chunk))
 				continue;
-			w->repaired++;
+			if (here)	/* else it was given up */
+				w->repaired++;
 			w->moved_at = now;
 			TAILQ_REMOVE(&w->mending, m, entry);
 			layout_put(m->layout);
 			free(m);
 		}
-		if (!w->client || w->busy || w->number < UINT16_MAX)
+		if (w->busy || w->number < UINT16_MAX)
 			continue;
 		if (TAILQ_EMPTY(&w->mending) || now - w->moved_at > REPAIR_MS)
 			walk_end(w);
@@ -485,9 +491,7 @@ scrub_due(evutil_socket_t fd, short what, void *arg)
 		w = walk_new();
 		scrub_begins();
 	}
-	if (!w->busy && w->number < UINT16_MAX)
-		walk_on(w);
-	if (w->busy)
+	if (w->busy || (w->number < UINT16_MAX && walk_on(w)))
 		return;		/* its end sets the timer */
 	timer_set(next_scrub_ms());
 }

@@ -42,6 +42,19 @@ store_dir(void)
 	return dir;
 }
 
+/* Of directories that a former cached made and was killed before it synced. */
+static void
+sync_names(void)
+{
+	_cleanup_close_ int layouts_dir = disk_dir(dir, "layouts", false);
+	int r = disk_sync_dir(dir);
+
+	if (r == 0 && layouts_dir >= 0)
+		r = disk_sync_dir(layouts_dir);
+	if (r < 0)
+		log_err("sync the store's directory: %s", strerror(-r));
+}
+
 void
 store_open(int dirfd)
 {
@@ -59,16 +72,32 @@ store_open(int dirfd)
 		    "use that version, or another --store", text);
 	if (r < 0)
 		log_die("the store's version file: %s", strerror(-r));
+	sync_names();
+}
+
+/* What stands in a directory is as durable as the directory's own name. */
+static int
+subdir(int outer, const char *name)
+{
+	int fd = disk_dir(outer, name, false), r;
+
+	if (fd != -ENOENT)
+		return fd;
+	fd = disk_dir(outer, name, true);
+	r = fd < 0 ? fd : disk_sync_dir(outer);
+	if (r < 0)
+		fd_close(fd);
+	return r < 0 ? r : fd;
 }
 
 int
 store_subdir(const char *a, const char *b)
 {
-	int outer = disk_dir(dir, a, true), inner;
+	int outer = subdir(dir, a), inner;
 
 	if (outer < 0 || !b)
 		return outer;
-	inner = disk_dir(outer, b, true);
+	inner = subdir(outer, b);
 	fd_close(outer);
 	return inner;
 }

@@ -145,7 +145,7 @@ struct op_type {
 	size_t size;		/* of the struct that begins with its op */
 	unsigned request, answer;	/* SUITE_BODY(...) */
 	bool again;		/* harmless twice: a new cached is asked too */
-	bool brief;		/* not worth to wait for a cached that is away */
+	bool brief;		/* does not wait for a cached that is away */
 	bool internal;		/* no client may watch or cancel it */
 	/* A message of `answer` came, perhaps not the last one: op_answer(),
 	 * op_over(), op_fail(), or waits = false and the type's own way on. */
@@ -166,7 +166,7 @@ struct op {
 	const void *body;	/* of the request to cached */
 	int fd;			/* goes with it; -1: none, or gone */
 	bool waits;		/* for cached's answer */
-	bool sent;		/* the request, to this cached or a former one */
+	bool sent;		/* its request, to this or a former cached */
 	bool accepted;
 	struct event *slow, *late;
 };

@@ -206,8 +206,8 @@ static const struct command {
 	    "FILE [--owner O] [--allow-empty]",
 	    "replace an owner's list of images to keep\n"
 	    "FILE has one sha256:HEX a line, of a manifest or an erofs; blank\n"
-	    "lines and # comments are skipped.  A list that is empty, or has a\n"
-	    "mistake in it, changes nothing; --allow-empty: it may be empty.",
+	    "lines and # comments are skipped.  A list that is empty, or has\n"
+	    "a mistake in it, changes nothing; --allow-empty: it may be empty.",
 	    run_keep },
 	{ "gc", 0, 0, "dry-run max-bytes until",
 	    "[--dry-run] [--max-bytes N] [--until AGE]",

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * shedctl in sections by file: main.c reads the command line, request.c and
- * store.c have a function per command, client.c speaks with the service, show.c,
- * json.c and progress.c write, dest.c places a file, words.c names.
+ * store.c have a function per command, client.c speaks with the service,
+ * show.c, json.c and progress.c write, dest.c places a file, words.c names.
  *
  * A command returns the program's exit status.  What went wrong is kept in
  * struct failure and printed once, by main.c, when the progress line is gone.

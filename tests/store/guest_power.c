@@ -143,17 +143,18 @@ struct marked {
 	const char *text;
 };
 
+/* The kernel's own, at the end of a log, has no comma. */
 static struct marked
 last_mark(const struct logwrites *l, size_t cut)
 {
 	struct marked m = { 0, "" };
-	char *end;
+	const char *comma = NULL;
 
-	while (cut > 0 && !(l->entries[cut - 1].flags & LOGWRITES_MARK))
+	while (cut > 0 && !(comma = strchr(l->entries[cut - 1].mark, ',')))
 		cut--;
-	if (cut > 0) {
-		m.promised = strtoull(l->entries[cut - 1].mark, &end, 16);
-		m.text = *end ? end + 1 : end;
+	if (comma) {
+		m.promised = strtoull(l->entries[cut - 1].mark, NULL, 16);
+		m.text = comma + 1;
 	}
 	return m;
 }
@@ -331,7 +332,7 @@ recover(struct judge *j)
 }
 
 static void
-read_images(struct host *h, uint64_t mask)
+read_images(struct host *h, uint64_t mask, bool promised)
 {
 	for (unsigned i = 0; i < WALK_IMAGES; i++) {
 		struct host_answer a;
@@ -339,6 +340,9 @@ read_images(struct host *h, uint64_t mask)
 		if (!(mask >> i & 1))
 			continue;
 		a = host_open(h, images[i].image->exact, images[i].rung, false);
+		if (promised && !a.network_free)
+			host_fail(h, "%s was network-free, and is not any more",
+			    images[i].image->name);
 		host_read_all(host_attach(h, &a));
 		sums->compared += images[i].image->size;
 	}
@@ -388,13 +392,13 @@ judge_store(struct judge *j, const struct cut *c)
 	close(dir);
 	h->counts = (struct host_counts){ 0 };
 	judge_start(h, NET_FORBIDDEN);
-	read_images(h, judged_mark.promised & ALL_IMAGES);
+	read_images(h, judged_mark.promised & ALL_IMAGES, true);
 	h->net.state = NET_ON;
-	read_images(h, ~judged_mark.promised & ALL_IMAGES);
+	read_images(h, ~judged_mark.promised & ALL_IMAGES, false);
 	no_damage(h);
 	if (c->seed % AGAIN == 0) {
 		judge_start(h, NET_FORBIDDEN);
-		read_images(h, ALL_IMAGES);
+		read_images(h, ALL_IMAGES, false);
 		no_damage(h);
 	}
 	while (!TAILQ_EMPTY(&h->devices))
@@ -445,7 +449,9 @@ zeros(size_t size)
 	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE |
 	    MAP_ANONYMOUS, -1, 0);
 
-	must(p != MAP_FAILED, "memory");
+	/* Children run other programs: they need no copy of its page tables. */
+	must(p != MAP_FAILED && madvise(p, size, MADV_DONTFORK) == 0,
+	    "memory");
 	return p;
 }
 

@@ -702,14 +702,31 @@ store_make(struct host *h)
 	return fd;
 }
 
+/* What a failed case did not free goes with the program, of this process. */
+static LIST_HEAD(, host) living = LIST_HEAD_INITIALIZER(living);
+
+static void
+abandon_all(void)
+{
+	struct host *h;
+
+	LIST_FOREACH(h, &living, living)
+		if (h->maker == getpid())
+			host_abandon(h);
+}
+
 struct host *
 host_new(const struct registry *registry, const char *program,
     const char *conf)
 {
 	struct host *h = calloc(1, sizeof(*h));
+	static bool at_exit;
 
-	if (!h)
+	if (!h || (!at_exit && atexit(abandon_all) != 0))
 		abort();
+	at_exit = true;
+	h->maker = getpid();
+	LIST_INSERT_HEAD(&living, h, living);
 	h->log = memfd_create("cached's log", MFD_CLOEXEC);
 	must(h, h->log >= 0 && fcntl(h->log, F_SETFL, O_APPEND) == 0, "a log");
 	h->registry = registry;
@@ -970,6 +987,7 @@ host_free(struct host *h)
 	if (!h)
 		return;
 	host_reset(h);
+	LIST_REMOVE(h, living);
 	store_remove(h);
 	fd_close(h->store);
 	fd_close(h->log);

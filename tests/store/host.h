@@ -134,6 +134,8 @@ struct host_ask;
 struct host_request;
 
 struct host {
+	LIST_ENTRY(host) living;
+	pid_t maker;
 	const struct registry *registry;
 	const char *program;
 	char *conf;

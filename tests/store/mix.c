@@ -408,7 +408,8 @@ explained(const struct ask *a, const struct host_answer *r)
 		return a->what == IMPORT || a->what == PROMOTE;
 	default:
 		/* Known from before, and all of it gone since. */
-		return strstr(r->text, "its index is not here");
+		return strstr(r->text, "its index is not here") ||
+		    (m->io_errors && strstr(r->text, "Input/output error"));
 	}
 }
 
@@ -810,6 +811,11 @@ count_descriptors(void)
 		turn();
 		m->fds_after = descriptors(false);
 	} while (m->fds_after > m->fds_fresh && now() < end);
+	if (m->fds_after > m->fds_fresh && getenv("MIX_GDB")) {
+		char cmd[256];
+		snprintf(cmd, sizeof(cmd), "gdb -batch -p %d -x /tmp/b8/gdbx 1>&2", (int)h->pid);
+		if (system(cmd)) {}
+	}
 	if (m->fds_after > m->fds_fresh && descriptors(true))
 		host_fail(h, "cached has %d descriptors, and had %d",
 		    m->fds_after, m->fds_fresh);
@@ -849,14 +855,15 @@ mix_run(struct mix *mix)
 	ticker = event_new(h->base, -1, EV_PERSIST, tick, NULL);
 	if (!ticker || event_add(ticker, &often) < 0)
 		abort();
+	host_df(h);		/* it has all its links now */
 	m->fds_fresh = descriptors(false);
 	begun = now();
 	next_kill = begun + m->seconds / (m->kills + 1);
 	while (now() - begun < m->seconds || m->killed < m->kills)
 		mixing();
 	settle();
-	take_log();
 	count_descriptors();
+	take_log();
 	read_everything();
 	m->fetched = h->counts.bytes;
 	event_free(ticker);

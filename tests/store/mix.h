@@ -22,6 +22,7 @@ struct mix {
 	uint64_t seed;
 	uint64_t slack;		/* bytes that df may show beyond the quota */
 	uint64_t memory_max;	/* bytes of RssAnon; 0: not looked at */
+	bool io_errors;		/* the store has some: requests may say so */
 	/* For who reads too, or NULL: after an attach, before a detach. */
 	void (*attached)(struct host_device *dev);
 	void (*detaching)(struct host_device *dev);

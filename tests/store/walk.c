@@ -183,10 +183,13 @@ detach(struct walk *w)
 {
 	struct walk_image *i = pick(w, is_attached);
 
-	if (i)
-		host_detach(take_ptr(i->dev));
-	if (i && w->scarce)
-		release_idle(w);	/* a fill under way may evict it */
+	if (!i)
+		return;
+	if (w->scarce && !i->pinned) {	/* a fill under way may evict it */
+		i->promised = false;
+		tell(w, "released");
+	}
+	host_detach(take_ptr(i->dev));
 }
 
 /* One after the other, or all at once. */
@@ -252,12 +255,9 @@ pin(struct walk *w)
 
 	if (!i)
 		return;
-	if (i->pinned) {
-		i->pinned = false;
-		if (w->scarce)
-			release_idle(w);
-	} else
-		i->pinned = dice(w, 3) == 0;
+	i->pinned = !i->pinned && dice(w, 3) == 0;
+	if (w->scarce && !i->pinned)
+		release_idle(w);
 	host_pin(w->h, i->image->name, i->pinned);
 }
 

@@ -10,9 +10,10 @@
  *		cut may leave it (tests/store/replay.h).
  *	judge	A plain cached starts on it.  Promised images, and those that it
  *		says are network-free, are opened and read whole, while any request
- *		to the network fails the test.  Then all are, with the network.  Every byte is compared; no chunk may
- *		be found damaged, since a record on disk promises durable data.
- *		Then now and then once more, without the network.
+ *		to the network fails the test.  Then all are, with the network.
+ *		Every byte is compared; no chunk may be found damaged, since a
+ *		record on disk promises durable data.  Now and then all are read
+ *		once more after another start, without the network.
  *
  * Cuts are judged by several processes at once.  When one fails, the log is
  * kept and the line that repeats it is printed:
