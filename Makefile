@@ -145,8 +145,8 @@ test_mix_threads_SRC := tests/store/cached_thread.c \
 	$(filter-out cached/main.c,$(CACHED)) $(IMAGE) $(test_mix_SRC)
 test_mix_threads_PKGS := libxxhash jansson
 test_mix_threads_LIBS := $(foreach f,log_line munmap shm_map \
-	shm_private_writer disk_write disk_punch disk_copy disk_sync,\
-	-Wl,--wrap=$f)
+	shm_private_writer sendmsg recvmsg disk_write disk_punch disk_copy \
+	disk_sync,-Wl,--wrap=$f)
 test_names_SRC := devd/names.c $(BASE)
 test_attachments_SRC := devd/attachments.c $(BASE)
 test_control_SRC := $(IPC) $(BASE) $(GEN)

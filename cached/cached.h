@@ -233,8 +233,11 @@ struct file {
 	bool expanded;		/* and says: byte by byte the device itself */
 	struct digest *leans;	/* keys of the files that the mark leans on */
 	size_t n_leans;
+	bool heal;		/* the mark went with another file's chunk */
 	uint64_t *used;		/* when each run was last of use: ms since 1970 */
 	bool used_news;
+	unsigned expected;	/* devices of what was opened lazily */
+	uint64_t opened;	/* monotonic ms: the last of them */
 	bool dead;		/* removed; whoever has it open reads on */
 	bool evicting;		/* no write now */
 	struct counts counts;
@@ -269,9 +272,10 @@ void file_set(struct file *f, uint32_t chunk, enum chunk_state state);
  * noted it. */
 bool file_record(const struct file *f, uint32_t chunk,
     struct presence_record *r);
-/* The same from the disk only; any thread. */
-bool file_record_read(const struct file *f, uint32_t chunk,
-    struct presence_record *r);
+/* The same from the disk only; any thread.  h: the header as the loop had it
+ * when the job began. */
+bool file_record_read(const struct file *f, const struct presence_header *h,
+    uint32_t chunk, struct presence_record *r);
 /* Verified bytes were written there: they can be shared now, recorded soon. */
 void file_kept(struct file *f, uint32_t chunk,
     const struct presence_record *r, unsigned flags);
@@ -287,6 +291,8 @@ void file_forget(struct file *f, uint32_t chunk);
 int file_mark_complete(struct file *f, const struct digest *leans,
     size_t n_leans, bool expanded);
 void file_revoke(struct file *f);
+/* What was found wrong is mended: who was complete by its help looks again. */
+void file_heal(void);
 /* Does its mark need what lies in the other one? */
 static inline bool
 file_leans_on(const struct file *f, const struct file *other)
@@ -369,6 +375,7 @@ struct layout {
 	bool proven;		/* was complete once: its records are right */
 	bool failed;		/* whole digest does not fit */
 	bool digesting;
+	bool settling;		/* nobody's; open until all of it is durable */
 
 	/* the background fill of everything (finish.c) */
 	bool pulling, plain;	/* plain: the registry has no ranges */
@@ -403,6 +410,8 @@ int layout_get(const struct layout_spec *spec, struct layout **out);
 int layout_source(struct layout *l, const char *host, const char *repo);
 struct layout *layout_find(const struct digest *key);
 void layout_put(struct layout *l);
+/* Something was synced: need it be open any longer? */
+void layout_settled(struct layout *l);
 uint64_t layout_home(const struct layout *l, uint32_t chunk);
 uint32_t layout_len(const struct layout *l, uint32_t chunk);
 struct extent layout_extent(const struct layout *l, uint64_t offset);
@@ -583,6 +592,11 @@ void finish_move(struct layout *l);
 void finish_stop(struct layout *l);
 /* Something became durable: is that all of it? */
 void finish_check(struct layout *l);
+/* Is all of it here, and not durable yet, so that nobody could say whether it is
+ * complete? */
+bool finish_settles(const struct layout *l);
+/* There may be room again for what waits for it. */
+void finish_room(void);
 /* The next chunk that the background fill wants, or false. */
 bool finish_next(struct layout *l, uint32_t *chunk);
 

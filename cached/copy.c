@@ -49,7 +49,7 @@ struct copy {
 	int fd;			/* the client's */
 	struct layout *layout;
 	_Atomic uint64_t current;	/* bytes */
-	uint64_t told;		/* monotonic ms */
+	uint64_t told, sent;	/* monotonic ms; bytes, which never fall */
 
 	/* promote */
 	struct part *parts;
@@ -189,6 +189,9 @@ copy_tick(void)
 		m.blob_digest.len = DIGEST_LEN;
 		m.current = c->state == COPY_WAITING && !c->import ?
 		    0 : atomic_load(&c->current);
+		if (m.current < c->sent)	/* it began again */
+			m.current = c->sent;
+		c->sent = m.current;
 		m.total = c->layout->size;
 		ipc_send(control_link, c->id, SUITE_BODY(PROGRESS), &m, NULL,
 		    0, -1);

@@ -784,6 +784,8 @@ device_add(const struct device_spec *spec, int mapfd)
 		return;
 	}
 	dev->map = p;
+	if (dev->layout->file->expected > 0)
+		dev->layout->file->expected--;
 	map_claim(dev);
 	TAILQ_INSERT_TAIL(&dev->layout->devices, dev, entry);
 	if (dev->layout->failed)

@@ -126,14 +126,14 @@ file_set(struct file *f, uint32_t chunk, enum chunk_state state)
 }
 
 bool
-file_record_read(const struct file *f, uint32_t chunk,
-    struct presence_record *r)
+file_record_read(const struct file *f, const struct presence_header *h,
+    uint32_t chunk, struct presence_record *r)
 {
 	uint8_t record[PRESENCE_RECORD];
 
 	return fd_pread_all(f->presence, record, sizeof(record),
 	    PRESENCE_HEADER + (uint64_t)chunk * PRESENCE_RECORD) ==
-	    sizeof(record) && presence_get(record, &f->h, chunk, r);
+	    sizeof(record) && presence_get(record, h, chunk, r);
 }
 
 bool
@@ -142,7 +142,7 @@ file_record(const struct file *f, uint32_t chunk, struct presence_record *r)
 	const struct sync_entry *noted = sync_find(f, chunk);
 
 	if (!noted)
-		return file_record_read(f, chunk, r);
+		return file_record_read(f, &f->h, chunk, r);
 	*r = noted->record;
 	return !noted->erase;
 }
@@ -181,8 +181,25 @@ revoke_leaners(const struct file *f)
 	struct file *g;
 
 	TAILQ_FOREACH(g, &files, entry)
-		if (g->complete && file_leans_on(g, f))
+		if (g->complete && file_leans_on(g, f)) {
 			file_revoke(g);
+			g->heal = true;
+		}
+}
+
+void
+file_heal(void)
+{
+	struct file *g, *next;
+
+	for (g = TAILQ_FIRST(&files); g; g = next) {
+		next = TAILQ_NEXT(g, entry);
+		if (!g->heal || g->evicting)
+			continue;
+		g->heal = false;
+		if (!g->layout)		/* else it looks by itself */
+			layout_put(room_layout(g));
+	}
 }
 
 void

@@ -56,9 +56,11 @@ finish_pull(struct layout *l, bool plain)
 	for (uint32_t c = 0; l->indexed && c < l->n_chunks; c++)
 		if (!l->fills[c] && layout_state(l, c) == CHUNK_ABSENT)
 			layout_lookup(l, c);
+	l->refs++;		/* who waits may be told that it can't be */
 	finish_check(l);
 	finish_move(l);
 	fetch_pump();
+	layout_put(l);
 }
 
 void
@@ -369,10 +371,13 @@ cannot_finish(struct layout *l, const char *what, int r)
 	snprintf(l->last_error, sizeof(l->last_error), "%s: %s", what,
 	    strerror(-r));
 	log_err("%s/%s: %s", l->host, l->repo, l->last_error);
-	why.code = r == -ENOSPC ? CTL_CODE(NO_SPACE) : CTL_CODE(INTERNAL);
+	why.code = r == -ENOSPC || r == -EDQUOT ? CTL_CODE(NO_SPACE) :
+	    CTL_CODE(INTERNAL);
 	why.text = l->last_error;
+	l->refs++;		/* they may have been the last */
 	open_layout_trouble(l, &why);
 	finish_stop(l);
+	layout_put(l);
 }
 
 /* Is every chunk recorded on disk, wherever it lies? */
@@ -388,6 +393,13 @@ all_durable(const struct layout *l)
 			return false;
 	}
 	return true;
+}
+
+bool
+finish_settles(const struct layout *l)
+{
+	return !l->complete && !l->failed && !l->file->dead &&
+	    layout_present(l) == l->n_chunks && !all_durable(l);
 }
 
 static void
@@ -414,6 +426,7 @@ found_complete(struct layout *l, bool expanded)
 	    "not needed any more");
 	device_complete(l);
 	finish_stop(l);
+	file_heal();
 }
 
 static void
@@ -462,6 +475,8 @@ digest_done(struct job *job)
 	bool job_again = job->result == -EUCLEAN;
 
 	l->digesting = false;
+	if (d->expand)
+		room_done(l->dup_bytes);
 	if (job->result == -EBADMSG)
 		found_rotten(l, d->bad);
 	else if (job->result == -EINTR)
@@ -487,16 +502,42 @@ void
 finish_check(struct layout *l)
 {
 	struct digest_job *d;
+	bool expand = l->own && l->dup_bytes > 0;
+	int r = 0;
 
 	if ((l->complete && !own_wanted(l)) || l->failed || l->digesting ||
 	    (l->own && l->n_shared > 0) || !all_durable(l))
 		return;
-	d = digest_job_new(l);
-	if (!d)
+	if (expand)	/* of which nothing is there yet, as far as is known */
+		r = room_take(l->dup_bytes);
+	if (r == -EAGAIN)
+		return;		/* finish_room() */
+	if (r < 0) {
+		cannot_finish(l, "what the image has several times has no "
+		    "room", r);
 		return;
+	}
+	d = digest_job_new(l);
+	if (!d) {
+		if (expand)
+			room_done(l->dup_bytes);
+		return;
+	}
 	d->job = (struct job){ .lane = WORK_SCRUB, .run = digest_run,
 		.done = digest_done };
 	l->digesting = true;
 	l->refs++;
 	work_submit(&d->job);
+}
+
+void
+finish_room(void)
+{
+	struct layout *l, *next;
+
+	for (l = TAILQ_FIRST(&layouts); l; l = next) {
+		next = TAILQ_NEXT(l, entry);
+		if (l->own && l->dup_bytes > 0)
+			finish_check(l);
+	}
 }

@@ -512,9 +512,23 @@ layout_put(struct layout *l)
 {
 	if (!l || --l->refs > 0)
 		return;
+	if (finish_settles(l)) {
+		l->settling = true;
+		l->refs = 1;
+		return;
+	}
 	TAILQ_REMOVE(&layouts, l, entry);
 	layout_free(l);
 	room_changed();
+}
+
+void
+layout_settled(struct layout *l)
+{
+	if (!l->settling || finish_settles(l))
+		return;
+	l->settling = false;
+	layout_put(l);
 }
 
 void

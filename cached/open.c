@@ -104,6 +104,10 @@ open_done(struct open *o)
 	struct layout *l = o->layout;
 	char data[DIGEST_HEX + 48];
 
+	if (!o->whole) {
+		l->file->expected++;
+		l->file->opened = now_ms();
+	}
 	data_path(l, data, sizeof(data));
 	m.image_digest.data = o->image.manifest.bytes;
 	m.image_digest.len = DIGEST_LEN;

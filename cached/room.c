@@ -24,6 +24,7 @@
 
 #define EVICT_MORE	(4 * 1024 * 1024)	/* beyond what is needed now */
 #define BARREN_MS	1000	/* nothing was found to evict: look again then */
+#define OPENED_MS	10000	/* to make a device of what was opened lazily */
 
 static uint64_t reserved;	/* bytes on their way to the disk */
 static unsigned evictions;	/* jobs under way */
@@ -297,6 +298,13 @@ evict_run(struct job *job)
 	return r;
 }
 
+/* It was opened, and its device is on its way. */
+static bool
+expected(const struct file *f)
+{
+	return f->expected > 0 && now_ms() - f->opened < OPENED_MS;
+}
+
 static void
 evict_done(struct job *job)
 {
@@ -311,15 +319,18 @@ evict_done(struct job *job)
 	evictions--;
 	f->evicting = false;
 	file_account(f);
-	if (job->result == 0 && f->n_present == 0 && f->refs == 1)
+	if (job->result == 0 && f->n_present == 0 && f->refs == 1 &&
+	    !expected(f))
 		file_remove(f);
 	pick_free(e->pick);
 	if (e->done)
 		e->done(e->arg);
 	free(e->spots);
 	free(e);
-	if (evictions == 0)
+	if (evictions == 0) {
 		fill_room();
+		finish_room();
+	}
 }
 
 static bool
@@ -372,8 +383,10 @@ by_use(const void *a, const void *b)
 static bool
 may_go(const struct file *f, const struct evict_ask *ask)
 {
+	/* Who asks by name, or for all, knows what he does. */
 	return (!ask->only || f == ask->only) && !f->evicting &&
-	    f->n_present > 0 && !hold_reason(f);
+	    f->n_present > 0 && (ask->done || !expected(f)) &&
+	    !hold_reason(f);
 }
 
 /* Every run that may go, the one of use longest ago first. */

@@ -23,13 +23,16 @@
 
 #define PIECE		(4 * 1024 * 1024)	/* bytes of a job */
 #define FIRST_MS	60000	/* not while everything starts */
-#define REPAIR_MS	60000	/* without one more repaired: what is left can't be */
+/* Without one more repaired: what is left can't be.  Twice the longest wait
+ * between two tries of a registry. */
+#define REPAIR_MS	20000
 #define PROGRESS_MS	100
 
 /* One piece of one file. */
 struct piece_job {
 	struct job job;
 	struct file *file;
+	struct presence_header h;	/* of it; it may be emptied meanwhile */
 	struct walk *walk;
 	uint32_t first, next;	/* next: where it ended */
 	uint64_t bytes, checked;
@@ -84,10 +87,10 @@ piece_run(struct job *job)
 
 	if (!buf)
 		return -ENOMEM;
-	for (; p->next < p->file->h.n_chunks && p->bytes < PIECE; p->next++) {
+	for (; p->next < p->h.n_chunks && p->bytes < PIECE; p->next++) {
 		if (atomic_load(&work_stopping))
 			return -EINTR;
-		if (!file_record_read(p->file, p->next, &r))
+		if (!file_record_read(p->file, &p->h, p->next, &r))
 			continue;
 		p->checked++;
 		p->bytes += r.length;
@@ -115,7 +118,8 @@ mend_later(struct walk *w, struct layout *l, uint32_t chunk)
 	tick_soon();
 }
 
-/* Whoever was complete with this and is open wants to be so again. */
+/* Whoever was complete with this and is open wants to be so again.  After what
+ * is mended in its place: he finds it there, and does not fetch it as well. */
 static void
 heal_layouts(void)
 {
@@ -218,10 +222,10 @@ piece_done(struct job *job)
 			found_damage(w, p->file, p->bad[i]);
 			any = true;
 		}
-	if (any) {
+	if (any && TAILQ_EMPTY(&w->mending))
 		heal_layouts();
+	if (any)
 		fetch_pump();
-	}
 	tell_progress(w, p->file);
 	if (job->result == -EINTR || w->cancelled)
 		walk_free(w);
@@ -262,6 +266,8 @@ walk_end(struct walk *w)
 	if (w->client && control_link)
 		ipc_send(control_link, w->id, SUITE_BODY(VERIFIED), &m, NULL,
 		    0, -1);
+	if (!TAILQ_EMPTY(&w->mending))
+		heal_layouts();	/* as well as that can be, then */
 	walk_free(w);
 }
 
@@ -285,6 +291,7 @@ walk_on(struct walk *w)
 	p->job = (struct job){ .lane = WORK_SCRUB, .run = piece_run,
 		.done = piece_done };
 	p->file = f;
+	p->h = f->h;
 	p->walk = w;
 	p->first = p->next = w->chunk;
 	w->busy = true;
@@ -300,6 +307,8 @@ verify_tick(void)
 	uint64_t now = now_ms();
 
 	for (w = TAILQ_FIRST(&walks); w; w = next) {
+		bool mended = !TAILQ_EMPTY(&w->mending);
+
 		next = TAILQ_NEXT(w, entry);
 		for (m = TAILQ_FIRST(&w->mending); m; m = after) {
 			after = TAILQ_NEXT(m, entry);
@@ -315,6 +324,8 @@ verify_tick(void)
 			layout_put(m->layout);
 			free(m);
 		}
+		if (mended && TAILQ_EMPTY(&w->mending))
+			heal_layouts();
 		if (w->busy || w->number < UINT16_MAX)
 			continue;
 		if (TAILQ_EMPTY(&w->mending) || now - w->moved_at > REPAIR_MS)

@@ -169,7 +169,7 @@ sync_done(struct job *job)
 {
 	struct sync_job *sync = (struct sync_job *)job;
 	struct file *f = sync->file;
-	struct layout *l;
+	struct layout *l, *next;
 
 	f->syncing = false;
 	f->in_sync = NULL;
@@ -181,10 +181,14 @@ sync_done(struct job *job)
 	free(sync);
 	sync_start(f);
 	file_account(f);
-	TAILQ_FOREACH(l, &layouts, entry)	/* its own, and who leans on it */
+	/* Its own, and those that lean on it. */
+	for (l = TAILQ_FIRST(&layouts); l; l = next) {
+		l->refs++;
 		finish_check(l);
-	if (!f->layout && !f->complete && !f->dead && !f->evicting)
-		layout_put(room_layout(f));	/* that looks as well */
+		next = TAILQ_NEXT(l, entry);
+		layout_settled(l);
+		layout_put(l);
+	}
 	fetch_pump();
 	file_put(f);
 }

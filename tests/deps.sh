@@ -19,6 +19,7 @@ packages=(
 	python3-libnbd curl jq openssl strace procps util-linux erofs-utils
 	# guests
 	qemu-system-x86 qemu-utils busybox-static cpio kmod debootstrap
+	dmsetup e2fsprogs xz-utils
 	# `make asan fuzz lint`
 	clang clang-format clang-tidy llvm libclang-rt-dev cppcheck shellcheck
 	mandoc

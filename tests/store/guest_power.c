@@ -3,22 +3,23 @@
  * The power switch of a real file system: in a guest with Debian's own kernel
  * (tests/vm/power.sh), an ext4 on a dm-log-writes device holds the store.
  *
- *	walk SEED STEPS STORE MAPPED	a life by chance (walk.h); steps and
- *			promises become marks in the log of that mapped device
- *	judge SEED CUTS LOG DISK...	cut the log at so many places (all between
- *			the mark "begin" and its end); for each, write what a power
- *			cut there may leave (logwrites.h) onto a disk, and judge it:
- *			ext4 recovers, e2fsck finds nothing, cached starts by itself,
- *			promised images read right while every request to the network
- *			fails the test, all images read right with the network, and
- *			no chunk is found damaged, since a record on disk promises
- *			durable data.  Now and then once more, without the network.
- *			The first disk must be as the whole log makes it: nothing
- *			went past the log.
- *	again AT SEED LOG DISK		one cut of a log that was kept
+ *   walk SEED STEPS STORE MAPPED
+ *	A life by chance (walk.h).  Steps and promises become marks in the log
+ *	of that mapped device.
+ *   judge SEED CUTS LOG DISK...
+ *	Cut the log at so many places behind the mark "begin".  Each time, write
+ *	what a power cut there may leave (logwrites.h) onto a disk, and judge:
+ *	ext4 recovers, e2fsck finds nothing, cached starts by itself; what was
+ *	promised is network-free; every byte of every image is right, and while
+ *	those are read that say they need no network, a request to it fails the
+ *	test; no chunk is found damaged, since a record on disk promises durable
+ *	data.  Now and then all once more, without the network.
+ *	The first disk must be as the whole log makes it: nothing went past it.
+ *   again AT SEED LOG DISK
+ *	One cut of a log that was kept.
  *
- * A line for each cut; the last is `judged ...` and status 0, or some cut is
- * WRONG and the status is 1.  Root only.
+ * A line for each cut; status 0 and `judged ...` last, or some cut is WRONG and
+ * the status is 1.  Root only.
  */
 #define _GNU_SOURCE
 #include <sys/ioctl.h>
@@ -41,12 +42,12 @@
 #include "tests/store/logwrites.h"
 #include "tests/store/walk.h"
 
-#define ALL_IMAGES	((UINT64_C(1) << WALK_IMAGES) - 1)
 #define JUDGES_MAX	8
 #define CUTS_MAX	10000
 #define FIRST_SEED	2	/* LOGWRITES_ALL and _NONE before it */
 #define AGAIN		4	/* one cut in so many is judged twice */
-#define MANY		(16 * 1024)	/* bytes: more than records and marks have */
+#define MANY		(16 * 1024)	/* bytes: more than small files have */
+#define SOON		8	/* flushes and FUA writes */
 #define PIECE		(1024 * 1024)	/* bytes of a write to a disk */
 
 static struct walk_image images[WALK_IMAGES];
@@ -182,34 +183,60 @@ by_place(const void *a, const void *b)
 }
 
 enum kind {
-	ANYWHERE,	/* a flush or FUA write does not come any more, or just did */
+	ANYWHERE,	/* a flush or FUA write just came, or will never */
 	DATA,		/* the flush of an epoch with many data does not come */
 	PROMISE,	/* right behind one, or at the end of its epoch */
+	RELEASE,	/* soon after one: something is being taken away */
 	KINDS,
 };
+
+static bool
+is_barrier(const struct logwrites *l, size_t i)
+{
+	return l->entries[i].flags & (LOGWRITES_FLUSH | LOGWRITES_FUA);
+}
+
+static size_t
+epoch_end(const struct logwrites *l, size_t i)
+{
+	while (i < l->n && !(l->entries[i].flags & LOGWRITES_FLUSH))
+		i++;
+	return i;
+}
+
+/* Bytes of data since the last flush before this one. */
+static uint64_t
+data_before(const struct logwrites *l, size_t i)
+{
+	uint64_t bytes = 0;
+
+	for (size_t k = logwrites_sure(l, i); k < i; k++)
+		if (!(l->entries[k].flags & LOGWRITES_METADATA))
+			bytes += l->entries[k].len;
+	return bytes;
+}
 
 static size_t
 places(const struct logwrites *l, enum kind kind, size_t *out)
 {
-	size_t n = 0, from = 0, data = 0;
+	size_t n = 0, i = 0, soon = 0;
 
-	while (from < l->n && !is_mark(l, from, "begin"))
-		from++;
-	for (size_t i = from; i < l->n; i++) {
-		const struct logwrites_entry *e = &l->entries[i];
-		size_t end = i;
+	while (i < l->n && !is_mark(l, i, "begin"))
+		i++;
+	for (; i < l->n; i++) {
+		bool barrier = is_barrier(l, i);
 
-		data += e->flags & LOGWRITES_METADATA ? 0 : e->len;
-		while (kind == PROMISE && i % 2 && end < l->n &&
-		    !(l->entries[end].flags & LOGWRITES_FLUSH))
-			end++;
-		if (kind == PROMISE ? is_mark(l, i, "promised") :
-		    kind == DATA ? data >= MANY && e->flags & LOGWRITES_FLUSH :
-		    e->flags & (LOGWRITES_FLUSH | LOGWRITES_FUA))
-			out[n++] = kind == PROMISE && end == i ? i + 1 :
-			    kind == ANYWHERE ? i + i % 2 : end;
-		if (e->flags & LOGWRITES_FLUSH)
-			data = 0;
+		if (is_mark(l, i, "released"))
+			soon = SOON;
+		if (kind == ANYWHERE && barrier)
+			out[n++] = i + i % 2;
+		else if (kind == DATA && barrier && data_before(l, i) >= MANY)
+			out[n++] = i;
+		else if (kind == PROMISE && is_mark(l, i, "promised"))
+			out[n++] = i % 2 ? epoch_end(l, i) : i + 1;
+		else if (kind == RELEASE && barrier && soon > 0)
+			out[n++] = i;
+		soon -= barrier && soon > 0;
 	}
 	return n;
 }
@@ -331,20 +358,32 @@ recover(struct judge *j)
 	mount_it(j);
 }
 
+/* Each once; what says that it needs no network is held to that. */
 static void
-read_images(struct host *h, uint64_t mask, bool promised)
+read_images(struct host *h, enum net net, uint64_t promised)
 {
-	for (unsigned i = 0; i < WALK_IMAGES; i++) {
-		struct host_answer a;
+	struct host_answer a[WALK_IMAGES];
+	struct host_device *devices[WALK_IMAGES];
 
-		if (!(mask >> i & 1))
-			continue;
-		a = host_open(h, images[i].image->exact, images[i].rung, false);
-		if (promised && !a.network_free)
+	for (unsigned i = 0; i < WALK_IMAGES; i++) {
+		bool must_be = promised >> i & 1;
+
+		h->net.state = must_be ? NET_FORBIDDEN : net;
+		a[i] = host_open(h, images[i].image->exact, images[i].rung,
+		    false);
+		if (must_be && !a[i].network_free)
 			host_fail(h, "%s was network-free, and is not any more",
 			    images[i].image->name);
-		host_read_all(host_attach(h, &a));
-		sums->compared += images[i].image->size;
+		devices[i] = host_attach(h, &a[i]);
+	}
+	for (unsigned free = 2; free-- > 0;) {
+		h->net.state = free ? NET_FORBIDDEN : net;
+		for (unsigned i = 0; i < WALK_IMAGES; i++) {
+			if (a[i].network_free != free)
+				continue;
+			host_read_all(devices[i]);
+			sums->compared += images[i].image->size;
+		}
 	}
 }
 
@@ -367,12 +406,12 @@ no_damage(struct host *h)
 
 /* A start from nothing but the disk. */
 static void
-judge_start(struct host *h, enum net net)
+judge_start(struct host *h)
 {
 	while (!TAILQ_EMPTY(&h->devices))
 		host_detach(TAILQ_FIRST(&h->devices));
 	host_stop(h);
-	h->net.state = net;
+	h->net.state = NET_FORBIDDEN;
 	host_start(h);
 }
 
@@ -391,14 +430,12 @@ judge_store(struct judge *j, const struct cut *c)
 	use_store(h, dir);
 	close(dir);
 	h->counts = (struct host_counts){ 0 };
-	judge_start(h, NET_FORBIDDEN);
-	read_images(h, judged_mark.promised & ALL_IMAGES, true);
-	h->net.state = NET_ON;
-	read_images(h, ~judged_mark.promised & ALL_IMAGES, false);
+	judge_start(h);
+	read_images(h, NET_ON, judged_mark.promised);
 	no_damage(h);
 	if (c->seed % AGAIN == 0) {
-		judge_start(h, NET_FORBIDDEN);
-		read_images(h, ALL_IMAGES, false);
+		judge_start(h);
+		read_images(h, NET_FORBIDDEN, 0);
 		no_damage(h);
 	}
 	while (!TAILQ_EMPTY(&h->devices))
@@ -415,7 +452,7 @@ judge(struct judge *j, const struct cut *c)
 
 	judged = c;
 	judged_mark = last_mark(j->log, c->at);
-	promises = __builtin_popcountll(judged_mark.promised & ALL_IMAGES);
+	promises = __builtin_popcountll(judged_mark.promised);
 	report = build(j, c);
 	recover(j);
 	judge_store(j, c);
@@ -571,6 +608,9 @@ do_judge(char **argv, size_t n_disks)
 	    "torn\n", sums->judged, sums->compared, sums->pieces,
 	    sums->refetched, sums->promises, sums->writes, sums->kept,
 	    sums->torn);
+	free(cuts);
+	logwrites_done(&log);
+	registry_free(reg);
 	return well ? 0 : 1;
 }
 
@@ -581,10 +621,14 @@ do_again(char **argv)
 		.seed = strtoull(argv[1], NULL, 0) };
 	struct logwrites log;
 	struct registry *reg;
+	bool well;
 
 	setup(argv[2], &log, &reg);
 	must(c.at <= log.n, "that cut");
-	return judge_all(&log, argv + 3, 1, reg, &c, 1) ? 0 : 1;
+	well = judge_all(&log, argv + 3, 1, reg, &c, 1);
+	logwrites_done(&log);
+	registry_free(reg);
+	return well ? 0 : 1;
 }
 
 int

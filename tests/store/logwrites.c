@@ -19,7 +19,7 @@ struct super {
 	uint32_t sectorsize;
 };
 
-struct entry {	/* one sector, with the text of a mark; then nr_sectors of data */
+struct entry {	/* a sector, with a mark's text; then nr_sectors of data */
 	uint64_t sector, nr_sectors, flags, data_len;
 };
 

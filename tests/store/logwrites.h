@@ -11,10 +11,10 @@
  * completion, so that flush covers it; a FUA write and a mark appear when they
  * were completed.  Hence, for a cut before entry N:
  *
- *	sure		all up to the last FLUSH before N, and FUA writes before N
- *	by chance	the other writes before N: kept, lost or torn into blocks of
- *			4 KiB, each on its own, in any combination
- *	not there	N and what follows
+ *	sure	  all up to the last FLUSH before N, and FUA writes before N
+ *	by chance the other writes before N: kept, lost or torn into blocks of
+ *		  4 KiB, each on its own, in any combination
+ *	not there N and what follows
  */
 #ifndef TESTS_STORE_LOGWRITES_H
 #define TESTS_STORE_LOGWRITES_H

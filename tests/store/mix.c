@@ -76,6 +76,7 @@ const char mix_conf[] = "[store]\nmin-free = 0\nquota = 14M\n"
 static struct image images[MIX_IMAGES];
 static struct device devices[DEVICES];
 static struct ask asks[ASKS];
+static bool gc_due;		/* it waits for the attaches under way */
 static struct mix *m;
 static struct host *h;
 static double begun, outage_until, next_fault, next_kill, next_detach, next_df;
@@ -366,17 +367,38 @@ send_ask(struct ask *a)
 	}
 }
 
+/* Between the answer to its Open and its device, nothing holds an image but
+ * against the quota: who removes things at that moment gets what he wants. */
+static bool
+crosses(enum what what, const struct image *image)
+{
+	bool any = false;
+
+	for (unsigned i = 0; i < ASKS; i++) {
+		const struct ask *a = &asks[i];
+		bool its = a->image == image || a->what == GC || what == GC;
+
+		any |= a->id && its && (what == ATTACH ?
+		    a->what == DROP || a->what == GC : a->what == ATTACH);
+	}
+	if (what == GC)
+		gc_due = any;		/* no attach before it */
+	return (any || (what == ATTACH && gc_due)) &&
+	    (what == DROP || what == GC || what == ATTACH);
+}
+
 static void
 ask_begin(enum what what)
 {
+	struct image *image = &images[below(MIX_IMAGES)];
 	unsigned i = 0;
 
 	while (i < ASKS && asks[i].id)
 		i++;
-	if (i == ASKS)
+	if (i == ASKS || crosses(what, image))
 		return;
 	asks[i] = (struct ask){ .what = what, .fd = -1, .begun = now(),
-		.image = &images[below(MIX_IMAGES)] };
+		.image = image };
 	asks[i].id = send_ask(&asks[i]);
 	m->asks++;
 }
@@ -490,6 +512,8 @@ turn_begin(void)
 		ask_begin(ATTACH);
 	else if (below(16) == 0)
 		ask_begin((enum what)below(WHATS));
+	if (gc_due)
+		ask_begin(GC);
 	if (now() > next_detach) {
 		struct device *d = &devices[below(DEVICES)];
 
@@ -541,7 +565,7 @@ fault(void)
 			host_new_worker(d->dev);
 		break;
 	}
-	outage_until = now() + (double)below(400) / 1000;
+	outage_until = now() + (double)below(200) / 1000;
 }
 
 static void
@@ -551,7 +575,7 @@ turn_faults(void)
 		h->net.state = NET_ON;
 	if (now() < next_fault)
 		return;
-	next_fault = now() + (double)below(200) / 1000;
+	next_fault = now() + (double)below(800) / 1000;
 	fault();
 }
 
@@ -578,20 +602,29 @@ take_log(void)
 {
 	static const struct { const char *text; size_t field; } words[] = {
 		{ ": evicting ", offsetof(struct mix, evictions) },
-		{ " on disk is damaged", offsetof(struct mix, damaged) },
+		{ " on disk is damaged (", offsetof(struct mix, damaged) },
 		{ ": scrub: ", offsetof(struct mix, scrubs) },
-		{ "wrong digest\n", offsetof(struct mix, wrong) },
+		{ " can't be served: ", offsetof(struct mix, unserved) },
 	};
 	_cleanup_free_ char *text = NULL;
 	size_t len;
 
-	if (fd_read_text(h->log, 256 * MIB, &text, &len) < 0 ||
-	    ftruncate(h->log, 0) < 0)
-		host_fail(h, "cached's log");
+	if (fd_read_text(h->log, 256 * MIB, &text, &len) < 0)
+		host_fail(h, "cached's log can't be read");
+	if (getenv("MIX_LOG")) {	/* all of it, for who looks */
+		_cleanup_fclose_ FILE *f = fopen(getenv("MIX_LOG"), "ae");
+
+		if (f)
+			fwrite(text, 1, len, f);
+	}
 	for (size_t i = 0; i < ARRAY_LEN(words); i++)
 		for (const char *at = text; (at = strstr(at, words[i].text));
 		    at++)
 			++*(uint64_t *)((char *)m + words[i].field);
+	if (m->unserved > 0)
+		host_fail(h, "a device could not be served");
+	if (ftruncate(h->log, 0) < 0)
+		host_fail(h, "cached's log can't be emptied");
 }
 
 static void
@@ -786,9 +819,10 @@ settle(void)
 	for (unsigned i = 0; i < DEVICES; i++)
 		if (devices[i].dev)
 			detach(&devices[i]);
-	do
+	do {
 		turn();
-	while (turn_asks());
+		if (now() - begun > m->seconds + 5) { static int said; if (!said++) for (int i = 0; i < ASKS; i++) if (asks[i].id) fprintf(stderr, "PENDING %d of %s since %.1f\n", asks[i].what, asks[i].image->image->name, now() - asks[i].begun); }
+	} while (turn_asks());
 	for (unsigned i = 0; i < DEVICES; i++)
 		if (devices[i].dev)	/* was just opened */
 			detach(&devices[i]);
@@ -862,6 +896,8 @@ mix_run(struct mix *mix)
 	while (now() - begun < m->seconds || m->killed < m->kills)
 		mixing();
 	settle();
+	if (m->settled)
+		m->settled();
 	count_descriptors();
 	take_log();
 	read_everything();

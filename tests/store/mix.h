@@ -23,16 +23,18 @@ struct mix {
 	uint64_t slack;		/* bytes that df may show beyond the quota */
 	uint64_t memory_max;	/* bytes of RssAnon; 0: not looked at */
 	bool io_errors;		/* the store has some: requests may say so */
-	/* For who reads too, or NULL: after an attach, before a detach. */
+	/* For who reads too, or NULL: after an attach, before a detach, and when
+	 * nothing will be attached any more. */
 	void (*attached)(struct host_device *dev);
 	void (*detaching)(struct host_device *dev);
+	void (*settled)(void);
 
 	/* What happened. */
 	uint64_t reads, read_bytes, lanes, asks, refused, faults;
 	unsigned by_what[16], promoted;
 	uint64_t killed, suites, stopped, flips, failed, roomless;
 	uint64_t fetched, lost;	/* bytes; lost: present before a kill, not after */
-	uint64_t evictions, damaged, scrubs, wrong;
+	uint64_t evictions, damaged, scrubs, unserved;
 	uint64_t df_samples, df_most, disk_most, memory_most;
 	int fds_fresh, fds_after;
 };

@@ -121,7 +121,7 @@ ln -s "$(realpath "$kernel")/vmlinuz" "$work/vmlinuz"
 disks=()
 for disk in vda vdb vdc vdd; do
 	file=$work/$disk
-	if [ $disk = vdb ]; then file=$dir/log.img; else truncate -s 48M "$file"; fi
+	if [ $disk = vdb ]; then file=$dir/log.img; else truncate -s 32M "$file"; fi
 	disks+=(-d "$file")
 done
 echo "seed $seed, $steps steps, $cuts cuts"
