@@ -110,8 +110,8 @@ STORE_TESTS := cached-recorded guest_power
 # Unit tests: each with the files it is about.  Some include the file under
 # test, others play the neighbours of a whole program.
 UNIT := test_base test_conf test_ref test_manifest test_index test_cut \
-	test_presence test_catalog test_disk test_replay test_store test_power \
-	test_names \
+	test_presence test_catalog test_disk test_replay test_store \
+	test_store_faults test_power test_names \
 	test_attachments test_control test_devd test_stream test_ipc test_policy test_nbd_proto \
 	test_io test_fetch_head test_fetch_guard test_fetch_secret \
 	test_fetch_referrers test_fetch_daemon test_fetch_login test_shedctl \
@@ -132,6 +132,8 @@ test_replay_SRC := $(DISK) tests/store/disk_record.c tests/store/replay.c \
 test_replay_LIBS := $(RECORD)
 test_store_SRC := $(HOST)
 test_store_PKGS := libxxhash
+test_store_faults_SRC := $(HOST)
+test_store_faults_PKGS := libxxhash
 test_power_SRC := $(HOST)
 test_power_PKGS := libxxhash
 UNIT += test_flips test_mix test_mix_threads

@@ -89,7 +89,7 @@ struct chunk_job {
 	struct job job;
 	int fd;			/* of the store */
 	uint64_t offset;	/* there */
-	int from;		/* import: the client's file */
+	int from;		/* import: the client's file, or -1 */
 	uint8_t *buf;
 	size_t len;
 	bool has_expected;
@@ -100,7 +100,7 @@ struct chunk_job {
 int chunk_check(struct job *job);	/* read, hash */
 int chunk_keep(struct job *job);	/* hash, make room, write */
 int chunk_hash(struct job *job);	/* of what is not kept: never 0 */
-int chunk_import(struct job *job);	/* copy, read back, hash */
+int chunk_import(struct job *job);	/* the same, sharing blocks of `from` */
 
 /* ---- presence.c: what the disk says is there; pure ---- */
 
@@ -234,7 +234,7 @@ struct file {
 	struct digest *leans;	/* keys of the files that the mark leans on */
 	size_t n_leans;
 	bool heal;		/* the mark went with another file's chunk */
-	uint64_t *used;		/* when each run was last of use: ms since 1970 */
+	uint64_t *used;		/* when each run was last of use, in ms */
 	bool used_news;
 	unsigned expected;	/* devices of what was opened lazily */
 	uint64_t opened;	/* monotonic ms: the last of them */
@@ -290,7 +290,7 @@ void file_forget(struct file *f, uint32_t chunk);
 /* The complete mark: written durably with what it leans on; taken away. */
 int file_mark_complete(struct file *f, const struct digest *leans,
     size_t n_leans, bool expanded);
-void file_revoke(struct file *f);
+int file_revoke(struct file *f);
 /* What was found wrong is mended: who was complete by its help looks again. */
 void file_heal(void);
 /* Does its mark need what lies in the other one? */
@@ -470,13 +470,14 @@ struct fill {
 	bool adopt;		/* the map had it; note its digest */
 	bool for_lane;		/* the bytes themselves are wanted */
 	bool checking;		/* the job runs */
+	bool detached;		/* it is ending */
 	bool refused;		/* the store has no room for it */
 	bool took;		/* room, until room_done() */
 	int no_room;		/* else: why */
 	unsigned flags;		/* of the chunk, once it is kept */
 	unsigned distrust;	/* wrong answers in a row */
 	uint64_t not_before;	/* monotonic ms: the next try */
-	bool importing;		/* its bytes come from job.from */
+	bool importing;		/* its bytes come from a client's file */
 	int import_result;
 	void (*imported)(void *arg, int result);	/* at its end */
 	void *import_arg;
@@ -505,12 +506,11 @@ struct fill *fill_background(struct layout *l, uint32_t chunk,
     struct transfer *t);
 /* A chunk that lies in another file is wanted in the layout's own. */
 void fill_move(struct layout *l, uint32_t chunk);
-/* An absent chunk without a fill, from a client's file, at its home there.
- * done: 0, -EBADMSG: other bytes, or why it can't be kept.  expected: without
- * an index. */
-void fill_import(struct layout *l, uint32_t chunk, int fd,
-    const struct digest *expected, void (*done)(void *arg, int result),
-    void *arg);
+/* An absent chunk without a fill: its verified bytes (taken), which also lie at
+ * its home in the file `from` of the same file system, or -1.  done: 0, or why
+ * it can't be kept. */
+void fill_import(struct layout *l, uint32_t chunk, uint8_t *buf, int from,
+    void (*done)(void *arg, int result), void *arg);
 size_t fill_keeping(void);	/* chunks received, not yet written */
 /* There may be room again. */
 void fill_room(void);
@@ -551,6 +551,8 @@ void want_extent_done(struct waiter *w, const uint8_t *buf, size_t len);
 void device_stalled(struct layout *l, const char *why);
 void device_recovered(struct layout *l);
 void device_adopt_more(struct layout *l);
+/* Does it still look at what a former cached published? */
+bool device_adopts(const struct layout *l);
 /* Does rung whole need all of it? */
 bool device_needs_whole(const struct layout *l);
 void device_touch_all(void);	/* what maps refer to is of use now */
@@ -592,8 +594,8 @@ void finish_move(struct layout *l);
 void finish_stop(struct layout *l);
 /* Something became durable: is that all of it? */
 void finish_check(struct layout *l);
-/* Is all of it here, and not durable yet, so that nobody could say whether it is
- * complete? */
+/* Is all of it here, and not durable yet, so that nobody could say whether it
+ * is complete? */
 bool finish_settles(const struct layout *l);
 /* There may be room again for what waits for it. */
 void finish_room(void);
@@ -611,7 +613,7 @@ void room_changed(void);
 
 struct evict_ask {
 	uint64_t bytes;		/* at least, if there are so many */
-	uint64_t before;	/* only runs of use before (ms since 1970); 0: any */
+	uint64_t before;	/* only runs of use before, in ms; 0: any */
 	struct file *only;	/* of this file; NULL: of any */
 	bool dry_run;
 	/* Each file that something goes from. */
@@ -642,6 +644,8 @@ ipc_handler on_pin, on_keep;
 /* ---- scrub.c ---- */
 
 void scrub_start(void);
+/* A thread found it bad: is it so still, or dropped or mended since? */
+bool scrub_still_bad(const struct file *f, uint32_t chunk);
 ipc_handler on_verify;
 void verify_cancel(uint64_t id);
 void verify_forget_all(void);

@@ -118,7 +118,7 @@ confirm(const struct digest *sum, struct file *f, uint32_t chunk)
 	struct presence_record r;
 	bool fits;
 
-	if (chunk >= f->h.n_chunks || f->evicting || file_hold(f) < 0)
+	if (chunk >= f->h.n_chunks || file_hold(f) < 0)
 		return false;
 	fits = file_state(f, chunk) != CHUNK_ABSENT &&
 	    file_record(f, chunk, &r) && digest_equal(&r.sum, sum);

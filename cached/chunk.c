@@ -2,6 +2,7 @@
 /* What threads do to one chunk: in from the network or a client's file, and
  * back from the disk.  Nothing is trusted but the digest. */
 #include <errno.h>
+#include <stdlib.h>
 
 #include "base/fd.h"
 #include "cached/cached.h"
@@ -47,17 +48,22 @@ chunk_hash(struct job *job)
 	return r < 0 ? r : -EDQUOT;
 }
 
-/* Sharing blocks where that can be; then it is what the store has that is
- * hashed. */
+/* The buffer is verified; blocks of the file that it came from are shared where
+ * that can be, and hashed once more where they lie now. */
 int
 chunk_import(struct job *job)
 {
 	struct chunk_job *c = (struct chunk_job *)job;
-	int r = disk_copy(c->from, c->offset, c->fd, c->offset, c->len);
+	struct chunk_job now = *c;
+	int r = -ENOMEM;
 
+	now.buf = malloc(c->len);
+	now.has_expected = true;
+	now.expected = digest_of(c->buf, c->len);
+	if (now.buf)
+		r = disk_copy(c->from, c->offset, c->fd, c->offset, c->len);
 	if (r == 0)
-		r = chunk_check(job);
-	if (r < 0)
-		disk_punch(c->fd, c->offset, c->len);
-	return r;
+		r = chunk_check(&now.job);
+	free(now.buf);
+	return r == 0 ? compare(c) : chunk_keep(job);
 }

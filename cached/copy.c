@@ -7,7 +7,8 @@
  *	promote: complete? --no--> pull, wait --> COPY: each chunk read, hashed,
  *	         written; the whole digest as it goes --> Done
  *	import:  without an index: the whole digest first; then each absent
- *	         chunk is copied (or its blocks shared), read back, hashed, kept
+ *	         chunk is read and hashed here, and only then kept (or its
+ *	         blocks shared, and hashed where they lie)
  *
  * Their files may be slow for ever, so that they have a thread of their own.
  */
@@ -62,6 +63,8 @@ struct copy {
 	uint32_t next;		/* chunk */
 	unsigned under_way;
 	uint64_t copied, differ;
+	bool same_system;	/* as the store's: blocks may be shared */
+	bool ready;		/* to be begun, or gone on with */
 	int error;
 };
 
@@ -124,7 +127,7 @@ copy_new(struct ipc_message *msg, const char *name, bool import)
 	    CTL_RUNG(CHUNK)) : NULL;
 	struct layout_spec spec;
 	struct layout *l;
-	struct stat st;
+	struct stat st, own;
 	struct copy *c;
 	int r;
 
@@ -164,6 +167,8 @@ copy_new(struct ipc_message *msg, const char *name, bool import)
 		log_die("no memory for a copy");
 	c->id = msg->id;
 	c->import = import;
+	c->same_system = fstat(store_dir(), &own) == 0 &&
+	    own.st_dev == st.st_dev;
 	c->fd = take_fd(&fd);
 	c->layout = l;
 	atomic_store(&c->bad, -1);
@@ -173,14 +178,36 @@ copy_new(struct ipc_message *msg, const char *name, bool import)
 	return c;
 }
 
+/* What nothing else would wake.  true: it is over, or was gone on with. */
+static bool
+copy_looked_after(struct copy *c)
+{
+	const struct layout *l = c->layout;
+
+	if (c->import && c->ready && c->under_way == 0 &&
+	    c->state == COPY_WAITING && !device_adopts(l)) {
+		import_on(c);
+		return true;
+	}
+	if (c->state != COPY_SETTLING || l->digesting ||
+	    layout_present(l) == l->n_chunks)
+		return false;
+	copy_fail(c, CTL_CODE(INTERNAL), true, "not all of what was copied "
+	    "could be kept; see the log, and try again");
+	return true;
+}
+
 bool
 copy_tick(void)
 {
-	struct copy *c;
+	struct copy *c, *next;
 
-	TAILQ_FOREACH(c, &copies, entry) {
+	for (c = TAILQ_FIRST(&copies); c; c = next) {
 		Suite__Progress m = SUITE__PROGRESS__INIT;
 
+		next = TAILQ_NEXT(c, entry);
+		if (copy_looked_after(c))
+			continue;
 		if (c->cancelled || !control_link ||
 		    now_ms() - c->told < PROGRESS_MS)
 			continue;
@@ -450,22 +477,75 @@ import_chunk_done(void *arg, int result)
 	import_on(c);
 }
 
+/* One chunk read from the client's file: nothing of the store waits for it. */
+struct import_job {
+	struct chunk_job c;	/* fd: the client's */
+	struct copy *copy;
+	uint32_t chunk;
+};
+
+static void
+import_read(struct job *job)
+{
+	struct import_job *i = (struct import_job *)job;
+	struct copy *c = i->copy;
+	struct layout *l = c->layout;
+
+	if (job->result < 0)
+		import_chunk_done(c, job->result == -EIO ? -EBADMSG :
+		    job->result);
+	else if (c->cancelled || l->fills[i->chunk] ||
+	    layout_state(l, i->chunk) != CHUNK_ABSENT)
+		import_chunk_done(c, 0);	/* it came otherwise */
+	else
+		fill_import(l, i->chunk, take_ptr(i->c.buf), c->same_system ?
+		    c->fd : -1, import_chunk_done, c);
+	free(i->c.buf);
+	free(i);
+}
+
+static void
+import_chunk(struct copy *c, uint32_t chunk)
+{
+	struct import_job *i = calloc(1, sizeof(*i));
+	struct layout *l = c->layout;
+
+	if (i)
+		i->c.buf = malloc(layout_len(l, chunk));
+	if (!i || !i->c.buf)
+		log_die("no memory to import a chunk");
+	i->copy = c;
+	i->chunk = chunk;
+	i->c.job = (struct job){ .lane = WORK_COPY, .run = chunk_check,
+		.done = import_read };
+	i->c.fd = c->fd;
+	i->c.offset = layout_home(l, chunk);
+	i->c.len = layout_len(l, chunk);
+	i->c.has_expected = true;
+	if (c->sums)
+		i->c.expected = c->sums[chunk];
+	else
+		layout_digest(l, chunk, &i->c.expected);
+	c->under_way++;
+	work_submit(&i->c.job);
+}
+
 static void
 import_on(struct copy *c)
 {
 	struct layout *l = c->layout;
 
+	if (device_adopts(l))
+		return;		/* copy_tick() comes again */
 	l->refs++;
 	while (!c->cancelled && c->error == 0 && c->next < l->n_chunks &&
-	    c->under_way < IMPORTS_AT_ONCE) {
+	    c->under_way < IMPORTS_AT_ONCE &&
+	    !atomic_load(&work_stopping)) {
 		uint32_t chunk = c->next++;
 
 		atomic_store(&c->current, layout_home(l, chunk));
-		if (l->fills[chunk] || layout_state(l, chunk) != CHUNK_ABSENT)
-			continue;
-		c->under_way++;
-		fill_import(l, chunk, c->fd, c->sums ? &c->sums[chunk] : NULL,
-		    import_chunk_done, c);
+		if (!l->fills[chunk] && layout_state(l, chunk) == CHUNK_ABSENT)
+			import_chunk(c, chunk);
 	}
 	if (c->under_way == 0)
 		import_finish(c);
@@ -513,8 +593,10 @@ whole_done(struct job *job)
 		copy_fail(c, CTL_CODE(DIGEST_MISMATCH), false, "the file "
 		    "hashes to %s, which is not the erofs of this image",
 		    digest_to_text(&c->digest).text);
-	else
+	else {
+		c->ready = true;
 		import_on(c);
+	}
 }
 
 void
@@ -532,7 +614,8 @@ on_import(void *owner, struct ipc_link *link, struct ipc_message *msg)
 		    c->layout->last_error);
 		return;
 	}
-	if (c->layout->indexed) {
+	c->ready = c->layout->indexed;
+	if (c->ready) {
 		import_on(c);
 		return;
 	}

@@ -673,6 +673,17 @@ device_tick(void)
 
 /* ---- a device's life ---- */
 
+bool
+device_adopts(const struct layout *l)
+{
+	const struct device *dev;
+
+	TAILQ_FOREACH(dev, &l->devices, entry)
+		if (dev->adopt_next < map_units(l->size, l->unit))
+			return true;
+	return false;
+}
+
 /* The own chunk that a word of a former cached speaks of; NO_CHUNK: none that
  * is unknown here. */
 static uint32_t
@@ -703,7 +714,7 @@ device_adopt_more(struct layout *l)
 		while (dev->adopt_next < n) {
 			uint32_t chunk = word_chunk(dev, dev->adopt_next++);
 
-			if (chunk == NO_CHUNK)
+			if (chunk == NO_CHUNK || l->fills[chunk])
 				continue;
 			l->file->spots[chunk] = (struct spot){ (uint32_t)
 			    (layout_home(l, chunk) / MAP_BLOCK),
@@ -712,6 +723,34 @@ device_adopt_more(struct layout *l)
 			if (fill_adopt(l, chunk) > 0)
 				return;	/* one at a time; its end comes here */
 		}
+}
+
+static void
+clear_if_unrecorded(_Atomic uint64_t *word, uint64_t offset, uint32_t unit,
+    void *arg)
+{
+	const uint8_t *blocks = arg;
+	uint64_t b = offset / MAP_BLOCK;
+
+	(void)unit;
+	if (!(blocks[b / 8] & 1 << b % 8))
+		atomic_store(word, 0);
+}
+
+/* In another layout's file only what is recorded is protected and checked:
+ * bytes without a record were never synced, and their words go. */
+static void
+claim_recorded(struct device *dev, const struct file *f)
+{
+	_cleanup_free_ uint8_t *blocks = calloc(1, f->h.size / MAP_BLOCK / 8 +
+	    4);
+
+	if (!blocks)
+		log_die("no memory to claim a map");
+	for (uint32_t c = 0; c < f->h.n_chunks; c++)
+		if (file_state(f, c) != CHUNK_ABSENT)
+			file_mark(f, c, blocks);
+	each_word(dev, f, clear_if_unrecorded, blocks);
 }
 
 /* The files that the words of a former cached point into.  Words that speak of
@@ -734,6 +773,9 @@ map_claim(struct device *dev)
 		    &offset) && (slot >= MAP_SLOTS || !dev->slots[slot] ||
 		    offset >= dev->slots[slot]->h.size))
 			atomic_store(&map->words[u], 0);
+	for (slot = 0; slot < MAP_SLOTS; slot++)
+		if (dev->slots[slot] && dev->slots[slot] != dev->layout->file)
+			claim_recorded(dev, dev->slots[slot]);
 }
 
 /* Its reads wait: unknown means in use, never means zeros. */
@@ -743,6 +785,15 @@ cannot_serve(const struct device_spec *spec, int r)
 	log_err("device %s can't be served: %s; mend the store, or detach it "
 	    "and attach it again", spec->name, r == -ENOKEY ?
 	    "its index on disk is damaged" : strerror(-r));
+}
+
+/* Nothing protects what it points to. */
+static void
+clear_map(struct map *map, const struct device_spec *spec)
+{
+	for (uint64_t u = 0; u < map_units(spec->size, spec->unit); u++)
+		atomic_store(&map->words[u], 0);
+	munmap(map, map_size(spec->size, spec->unit));
 }
 
 void
@@ -779,7 +830,7 @@ device_add(const struct device_spec *spec, int mapfd)
 	if (r < 0) {
 		cannot_serve(spec, r);
 		if (p)
-			munmap(p, map_size(spec->size, spec->unit));
+			clear_map(p, spec);
 		free(dev);
 		return;
 	}

@@ -324,8 +324,10 @@ start_background(struct layout *l, uint32_t chunk)
 		fill_move(l, chunk);
 		return;
 	}
-	if (layout_lookup(l, chunk))	/* somebody else has fetched it */
+	if (layout_lookup(l, chunk)) {	/* somebody else has fetched it */
+		finish_check(l);
 		return;
+	}
 	if (l->plain) {		/* all of it, in one plain GET */
 		t = transfer_new(l, 0, true);
 		t->plain = l->plain_sent = true;
@@ -361,7 +363,7 @@ void
 fetch_pump(void)
 {
 	struct fill *f, *next;
-	struct layout *l;
+	struct layout *l, *after;
 	uint32_t chunk;
 
 	if (!fetcherd_link || atomic_load(&work_stopping))
@@ -379,10 +381,14 @@ again:
 		start_demand(f);
 		goto again;	/* it took others along */
 	}
-	TAILQ_FOREACH(l, &layouts, entry)
+	for (l = TAILQ_FIRST(&layouts); l; l = after) {
+		l->refs++;
 		while (in_flight[1] < BACKGROUND_TRANSFERS &&
 		    host_ready(host_get(l->host)) && finish_next(l, &chunk))
 			start_background(l, chunk);
+		after = TAILQ_NEXT(l, entry);
+		layout_put(l);
+	}
 }
 
 /* ---- answers ---- */

@@ -191,14 +191,19 @@ void
 file_heal(void)
 {
 	struct file *g, *next;
+	struct layout *l;
 
 	for (g = TAILQ_FIRST(&files); g; g = next) {
 		next = TAILQ_NEXT(g, entry);
 		if (!g->heal || g->evicting)
 			continue;
-		g->heal = false;
-		if (!g->layout)		/* else it looks by itself */
-			layout_put(room_layout(g));
+		if (g->layout) {	/* it looks by itself */
+			g->heal = false;
+			continue;
+		}
+		l = room_layout(g);
+		g->heal = l && layout_present(l) < l->n_chunks;
+		layout_put(l);
 	}
 }
 
@@ -509,13 +514,13 @@ file_mark_complete(struct file *f, const struct digest *leans, size_t n_leans,
 	return 0;
 }
 
-void
+int
 file_revoke(struct file *f)
 {
 	int r;
 
 	if (!f->complete)
-		return;
+		return 0;
 	f->complete = f->expanded = false;
 	free(take_ptr(f->leans));
 	f->n_leans = 0;
@@ -524,7 +529,7 @@ file_revoke(struct file *f)
 	if (file_hold(f) < 0) {
 		log_err("the store can't be opened to say that an image is no "
 		    "longer complete");
-		return;
+		return -EIO;
 	}
 	r = disk_unlink(f->dir, "complete");
 	if (r == 0)
@@ -533,6 +538,7 @@ file_revoke(struct file *f)
 		log_err("say on disk that %.12s is no longer complete: %s",
 		    digest_to_hex(&f->h.key).text, strerror(-r));
 	file_put(f);
+	return r;
 }
 
 /* ---- when its runs were of use ---- */

@@ -56,12 +56,26 @@ fill_new(struct layout *l, uint32_t chunk)
 	return f;
 }
 
+/* Nobody joins it any more. */
+static void
+fill_detach(struct fill *f)
+{
+	struct layout *l = f->layout;
+
+	if (f->detached)
+		return;
+	f->detached = true;
+	l->fills[f->chunk] = NULL;
+	l->n_fills--;
+}
+
 static void
 fill_free(struct fill *f)
 {
 	struct layout *l = f->layout;
 
 	fetch_unqueue(f);
+	fill_detach(f);
 	free(f->job.buf);
 	if (layout_state(l, f->chunk) == CHUNK_ABSENT &&
 	    f->chunk < l->pull_next && !f->refused)
@@ -69,8 +83,6 @@ fill_free(struct fill *f)
 	if (l->own && f->chunk < l->move_next &&
 	    layout_place(l, f->chunk).file != l->file)
 		l->move_next = f->chunk;	/* only read, not moved */
-	l->fills[f->chunk] = NULL;
-	l->n_fills--;
 	if (layout_state(l, f->chunk) != CHUNK_ABSENT || f->refused)
 		finish_mended(l, f->chunk);
 	if (f->imported)
@@ -89,6 +101,7 @@ fill_finish(struct fill *f, bool unkept)
 	struct waiter *w;
 
 	l->refs++;
+	fill_detach(f);
 	while ((w = TAILQ_FIRST(&f->waiters))) {
 		TAILQ_REMOVE(&f->waiters, w, entry);
 		w->fill = NULL;
@@ -210,14 +223,16 @@ check_done(struct job *job)
 {
 	struct fill *f = job->owner;
 	struct place p = f->place;
+	struct place at = layout_place(f->layout, f->chunk);
 	enum chunk_state now = file_state(p.file, p.chunk);
+	bool moved = at.file != p.file || at.chunk != p.chunk;
 
 	f->checking = false;
 	checks_running--;
 	if (job->result == 0 && !f->adopt && !f->job.has_expected)
 		job->result = -EBADMSG;	/* its record is gone */
 	/* Dropped meanwhile, or dropped and mended: look again. */
-	if (now == CHUNK_ABSENT ||
+	if (now == CHUNK_ABSENT || moved ||
 	    (job->result < 0 && now == CHUNK_VERIFIED && f->was != now))
 		check_again(f);
 	else if (job->result < 0)
@@ -447,9 +462,9 @@ keep(struct fill *f, unsigned flags)
 	f->state = FILL_KEEP;
 	if (l->indexed)
 		c->has_expected = layout_digest(l, f->chunk, &c->expected);
-	c->job = (struct job){ .lane = f->importing ? WORK_COPY : WORK_HASH,
-		.run = r < 0 ? chunk_hash : f->importing ? chunk_import :
-		chunk_keep,
+	c->job = (struct job){ .lane = WORK_HASH,
+		.run = r < 0 ? chunk_hash : f->importing && c->from >= 0 ?
+		chunk_import : chunk_keep,
 		.done = keep_done, .owner = f };
 	f->took = r == 0;
 	f->no_room = r;
@@ -470,23 +485,17 @@ fill_data(struct fill *f, uint8_t *buf, size_t len)
 }
 
 void
-fill_import(struct layout *l, uint32_t chunk, int fd,
-    const struct digest *expected, void (*done)(void *arg, int result),
-    void *arg)
+fill_import(struct layout *l, uint32_t chunk, uint8_t *buf, int from,
+    void (*done)(void *arg, int result), void *arg)
 {
 	struct fill *f = fill_new(l, chunk);
 
 	f->importing = true;
-	f->job.from = fd;
+	f->job.from = from;
 	f->imported = done;
 	f->import_arg = arg;
 	f->job.len = layout_len(l, chunk);
-	f->job.buf = calloc(1, f->job.len);
-	if (!f->job.buf)
-		log_die("no memory to import a chunk");
-	f->job.has_expected = expected;
-	if (expected)
-		f->job.expected = *expected;
+	f->job.buf = buf;
 	keeping++;
 	keep(f, 0);
 }

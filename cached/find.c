@@ -351,6 +351,15 @@ got_index_size(struct open *o, uint64_t size)
 }
 
 static bool
+blobs_fit(const struct index *ix)
+{
+	for (uint32_t i = 0; i < ix->n_blobs; i++)
+		if (index_blob(ix, i).size > DEVICE_SIZE_MAX)
+			return false;
+	return true;
+}
+
+static bool
 only_raw(const struct index *ix)
 {
 	for (uint32_t i = 0; i < ix->n_chunks; i++)
@@ -378,6 +387,8 @@ got_index_bytes(struct open *o)
 		index_refused(o, "%s", why);
 	else if (!digest_equal(&o->parsed.device, &o->image.blob))
 		index_refused(o, "it is of another erofs than the manifest's");
+	else if (!blobs_fit(&o->parsed))
+		index_refused(o, "it names a blob of more than 1 TiB");
 	else if (!only_raw(&o->parsed))
 		index_refused(o, "its chunks are compressed, which this "
 		    "version can't read");

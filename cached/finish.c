@@ -73,6 +73,8 @@ finish_pull_own(struct layout *l)
 void
 finish_mend(struct layout *l, uint32_t chunk)
 {
+	if (layout_state(l, chunk) != CHUNK_ABSENT)
+		return;
 	if (!l->mend)
 		l->mend = calloc(1, l->n_chunks);
 	if (!l->mend)
@@ -337,8 +339,7 @@ rotten_in(struct layout *l, struct file *f, const uint8_t *bad)
 	for (uint32_t c = 0; there && c < l->n_chunks; c++) {
 		struct place p = layout_place(l, c);
 
-		if (!bad[c] || p.file != f ||
-		    file_state(f, p.chunk) == CHUNK_ABSENT)
+		if (!bad[c] || p.file != f || !scrub_still_bad(f, p.chunk))
 			continue;
 		there[p.chunk] = 1;
 		n++;
@@ -356,9 +357,11 @@ found_rotten(struct layout *l, const uint8_t *bad)
 
 	for (unsigned i = 0; i < l->n_leans; i++)
 		n += rotten_in(l, l->leans[i], bad);
-	notice("state", l, "%u of %u chunks changed on disk: fetching them "
-	    "again", n, l->n_chunks);
-	layout_revoke(l);
+	if (n > 0) {	/* else they were mended meanwhile: look again */
+		notice("state", l, "%u of %u chunks changed on disk: fetching "
+		    "them again", n, l->n_chunks);
+		layout_revoke(l);
+	}
 	finish_pull(l, l->plain);
 }
 

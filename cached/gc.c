@@ -57,6 +57,17 @@ forget_empty(void)
 	}
 }
 
+/* Unless it was taken into use while its chunks went. */
+static void
+forget_dropped(const struct gc *gc)
+{
+	struct image *image = image_by_manifest(&gc->image);
+
+	if (image && !hold_image(image) && !layout_find(&image->blob) &&
+	    (image->proof == PROOF_NONE || !layout_find(&image->index)))
+		image_forget(image);
+}
+
 static void
 gc_finish(struct gc *gc)
 {
@@ -77,8 +88,8 @@ gc_finish(struct gc *gc)
 			    NULL, 0, -1);
 		free(row);
 	}
-	if (gc->drop && image_by_manifest(&gc->image))
-		image_forget(image_by_manifest(&gc->image));
+	if (gc->drop)
+		forget_dropped(gc);
 	else if (!gc->dry_run)
 		forget_empty();
 	last.last = true;
@@ -165,7 +176,8 @@ on_gc(void *owner, struct ipc_link *link, struct ipc_message *msg)
 	if (m->max_bytes)
 		ask.bytes = total > m->max_bytes ? total - m->max_bytes : 0;
 	if (m->until_s)
-		ask.before = wall_ms() - (uint64_t)m->until_s * 1000;
+		ask.before = m->until_s < wall_ms() / 1000 ?
+		    wall_ms() - m->until_s * 1000 : 1;	/* 0 is any */
 	gc->jobs += room_evict(&ask);
 	drop_empty(gc, &ask);
 	TAILQ_FOREACH(f, &files, entry) {
@@ -222,7 +234,8 @@ on_drop(void *owner, struct ipc_link *link, struct ipc_message *msg)
 	for (uint32_t rung = CTL_RUNG(WHOLE); rung <= CTL_RUNG(CHUNK) && !why;
 	    rung++) {
 		f = file_by_key(image_layout(image, rung));
-		why = f && f->layout ? hold_reason(f) : NULL;
+		why = f && (f->layout || f->expected > 0) ?
+		    hold_reason(f) : NULL;
 	}
 	if (why) {
 		reply_failed(msg->id, CTL_CODE(IN_USE), false, "%s is %s; "

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * What is never evicted: what is attached or being worked on, what is pinned
- * (a word in the image's own file), and what any owner's list keeps.  A list is
- * one file, keeps/HEX.json by the SHA-256 of the owner's name, replaced as a
- * whole and durably.  Unknown means in use: while a list can't be read,
- * everything is kept.
+ * What is never evicted: what is attached, about to be or worked on; what is
+ * pinned (a word in the image's own file); and what any owner's list keeps.  A
+ * list is one file, keeps/HEX.json by the SHA-256 of the owner's name, replaced
+ * as a whole and durably.  Unknown means in use: while a list can't be read,
+ * everything is kept, and while an image's file can't, what no image claims.
  */
 #define _GNU_SOURCE
 #include <jansson.h>
@@ -19,6 +19,7 @@
 #include "cached/cached.h"
 #include "cached/disk.h"
 
+#define OPENED_MS	10000	/* to make a device of what was opened lazily */
 #define OWNER_MAX	255	/* bytes, as control.proto says */
 #define KEEPS_MAX	4096	/* digests of one owner */
 #define OWNERS_MAX	1024
@@ -90,6 +91,8 @@ hold_reason(const struct file *f)
 	if (f->layout)
 		return TAILQ_EMPTY(&f->layout->devices) ? "in use" :
 		    "attached";
+	if (f->expected > 0 && now_ms() - f->opened < OPENED_MS)
+		return "being attached";
 	if (!image_of_layout(&f->h.key, NULL) && image_unreadable())
 		return "perhaps of an image whose file can't be read";
 	while (!why && (i = image_of_layout(&f->h.key, i)))

@@ -277,7 +277,8 @@ remember(const struct image *image)
 	memcpy(known->name, image->name, sizeof(known->name));
 	memcpy(known->host, image->host, sizeof(known->host));
 	memcpy(known->repo, image->repo, sizeof(known->repo));
-	known->size = image->size;
+	if (known->proof != PROOF_MANIFEST)	/* else it is proven */
+		known->size = image->size;
 	/* What its manifest names is for ever; else the newest knowledge. */
 	if (known->proof != PROOF_MANIFEST && image->proof != PROOF_NONE) {
 		known->proof = image->proof;

@@ -142,7 +142,7 @@ layout_lookup(struct layout *l, uint32_t chunk)
 	struct index_chunk c;
 	struct place p;
 
-	if (!l->indexed || l->own || l->n_leans == LEANS_MAX)
+	if (!l->indexed || l->own)
 		return false;
 	c = index_chunk(&l->index, chunk);
 	if (!catalog_find(&c.digest, l->file, &p.file, &p.chunk) ||
@@ -151,6 +151,7 @@ layout_lookup(struct layout *l, uint32_t chunk)
 	l->places[chunk] = p;
 	l->n_shared++;
 	l->bytes_shared += c.length;
+	finish_mended(l, chunk);
 	return true;
 }
 
@@ -173,8 +174,10 @@ layout_places_gone(struct layout *l, const struct file *f,
 			layout_place_own(l, c);
 			any = true;
 		}
-	if (any)
-		layout_revoke(l);
+	if (!any)
+		return;
+	l->pull_next = 0;	/* a pull that was past it wants it again */
+	layout_revoke(l);
 }
 
 uint64_t

@@ -104,7 +104,8 @@ open_done(struct open *o)
 	struct layout *l = o->layout;
 	char data[DIGEST_HEX + 48];
 
-	if (!o->whole) {
+	/* One that is there already is perhaps what was asked for. */
+	if (!o->whole && TAILQ_EMPTY(&l->devices)) {
 		l->file->expected++;
 		l->file->opened = now_ms();
 	}

@@ -24,7 +24,6 @@
 
 #define EVICT_MORE	(4 * 1024 * 1024)	/* beyond what is needed now */
 #define BARREN_MS	1000	/* nothing was found to evict: look again then */
-#define OPENED_MS	10000	/* to make a device of what was opened lazily */
 
 static uint64_t reserved;	/* bytes on their way to the disk */
 static unsigned evictions;	/* jobs under way */
@@ -233,17 +232,27 @@ pick_run(struct pick *p, uint32_t run)
 	p->heads[run] = 0;
 }
 
+/* Does anything refer to any of it, be it recorded or not? */
+static bool
+any_block(const struct pick *p)
+{
+	for (uint64_t i = 0; i < p->file->h.size / MAP_BLOCK / 8 + 4; i++)
+		if (p->blocks[i])
+			return true;
+	return false;
+}
+
 /* A file with copies of its own chunks, for being the device byte by byte,
  * goes as a whole or not at all. */
 static bool
 pick_settle(struct pick *p)
 {
-	p->all = p->n == p->file->n_present;
+	p->all = p->n == p->file->n_present && !any_block(p);
 	if (!p->file->expanded || p->all || p->n == 0)
 		return p->n > 0;
 	for (uint32_t run = 0; run < file_runs(p->file); run++)
 		pick_run(p, run);
-	p->all = p->n == p->file->n_present;
+	p->all = p->n == p->file->n_present && !any_block(p);
 	return p->all;
 }
 
@@ -298,13 +307,6 @@ evict_run(struct job *job)
 	return r;
 }
 
-/* It was opened, and its device is on its way. */
-static bool
-expected(const struct file *f)
-{
-	return f->expected > 0 && now_ms() - f->opened < OPENED_MS;
-}
-
 static void
 evict_done(struct job *job)
 {
@@ -320,7 +322,7 @@ evict_done(struct job *job)
 	f->evicting = false;
 	file_account(f);
 	if (job->result == 0 && f->n_present == 0 && f->refs == 1 &&
-	    !expected(f))
+	    !hold_reason(f))
 		file_remove(f);
 	pick_free(e->pick);
 	if (e->done)
@@ -338,6 +340,7 @@ pick_evict(struct pick *p, const struct evict_ask *ask)
 {
 	struct evict_job *e = calloc(1, sizeof(*e));
 	struct file *f = p->file, *g;
+	int r = 0;
 
 	if (e)
 		e->spots = calloc(p->n, sizeof(*e->spots));
@@ -346,9 +349,14 @@ pick_evict(struct pick *p, const struct evict_ask *ask)
 		return false;
 	}
 	TAILQ_FOREACH(g, &files, entry)
-		if (g->complete && file_leans_on(g, f) && !hold_reason(g))
-			file_revoke(g);
-	file_revoke(f);
+		if (g->complete && file_leans_on(g, f) && !hold_reason(g) &&
+		    file_revoke(g) < 0)
+			r = -EIO;
+	if (r < 0 || file_revoke(f) < 0) {
+		free(e->spots);
+		free(e);
+		return false;
+	}
 	for (size_t i = 0; i < p->n; i++) {
 		e->spots[i] = f->spots[p->chunks[i]];
 		file_forget(f, p->chunks[i]);
@@ -383,10 +391,8 @@ by_use(const void *a, const void *b)
 static bool
 may_go(const struct file *f, const struct evict_ask *ask)
 {
-	/* Who asks by name, or for all, knows what he does. */
 	return (!ask->only || f == ask->only) && !f->evicting &&
-	    f->n_present > 0 && (ask->done || !expected(f)) &&
-	    !hold_reason(f);
+	    f->n_present > 0 && !hold_reason(f);
 }
 
 /* Every run that may go, the one of use longest ago first. */
@@ -404,7 +410,8 @@ runs_new(const struct evict_ask *ask, size_t *n)
 	if (!runs)
 		return NULL;
 	TAILQ_FOREACH(f, &files, entry)
-		for (uint32_t i = 0; may_go(f, ask) && i < file_runs(f); i++)
+		for (uint32_t i = may_go(f, ask) ? 0 : file_runs(f);
+		    i < file_runs(f); i++)
 			if (!ask->before || f->used[i] < ask->before)
 				runs[(*n)++] = (struct run){ f, i,
 					f->used[i] };

@@ -136,6 +136,12 @@ found_damage(struct walk *w, struct file *f, uint32_t chunk)
 	bool wanted = f->layout || f->complete || hold_reason(f) || w->client;
 	struct layout *l;
 
+	for (struct file *g = TAILQ_FIRST(&files); g;
+	    g = TAILQ_NEXT(g, entry))
+		if (g->complete && file_leans_on(g, f) &&
+		    (g->layout || hold_reason(g)))
+			wanted = true;
+
 	w->damaged++;
 	f->damaged++;
 	file_drop(f, chunk);
@@ -151,8 +157,8 @@ found_damage(struct walk *w, struct file *f, uint32_t chunk)
 }
 
 /* What the thread found may have been dropped or mended since. */
-static bool
-still_bad(const struct file *f, uint32_t chunk)
+bool
+scrub_still_bad(const struct file *f, uint32_t chunk)
 {
 	_cleanup_free_ uint8_t *buf = malloc(CHUNK_MAX);
 	struct presence_record r;
@@ -218,7 +224,7 @@ piece_done(struct job *job)
 	w->checked += p->checked;
 	w->bytes += p->bytes;
 	for (size_t i = 0; i < p->n_bad && !p->file->dead; i++)
-		if (still_bad(p->file, p->bad[i])) {
+		if (scrub_still_bad(p->file, p->bad[i])) {
 			found_damage(w, p->file, p->bad[i]);
 			any = true;
 		}

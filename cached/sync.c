@@ -190,6 +190,7 @@ sync_done(struct job *job)
 		layout_put(l);
 	}
 	fetch_pump();
+	file_heal();
 	file_put(f);
 }
 

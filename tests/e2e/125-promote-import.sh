@@ -320,35 +320,34 @@ assert_eq "$plain" "$dups" "the path, attached again"
 cmp "$plain" "${FILE[dups]}" || fail "plain dups: not the image"
 suite_stop
 
-# of one that shares, while an nbd device of it is read from, when each chunk's
-# first touch is still to come
+# of one that shares, while an nbd device of it is read from, and each chunk's
+# first touch takes long: strace stops each read of cached for a while
+if [ "$(id -u)" -ne 0 ]; then
+	echo "NOTE: plain beside slow reads is skipped: strace needs root"
+	exit 0
+fi
 registry_start
 rm -rf "$STORE" "$T/run" "$T/conf"
-make wide 11:24000
-make wider 12:300 11:24000
+make wide 11:9000
+make wider 12:300 11:9000
 suite_start
 ctl pull "${NAME[wide]}" 2>/dev/null
 ctl pull "${NAME[wider]}" 2>/dev/null
 suite_stop
-cp -a "$STORE" "$T/saved"
-for round in 1 2 3; do
-	rm -rf "$STORE" "$T/run"
-	cp -a "$T/saved" "$STORE"
-	suite_start
-	uri=$(ctl attach "${NAME[wider]}" --name wider)
-	readers=()
-	for n in 1 2; do
-		nbdcopy --connections=1 --requests=4 "$uri" null: &
-		readers+=($!)
-	done
-	path=$(timeout 20 "$BIN/shedctl" --socket "$T/run/control.sock" \
-		attach "${NAME[wider]}" --name plain --present plain \
-		2>"$T/err") || fail "round $round: no plain device of what is \
-read: $(tail -n 1 "$T/err") $(ctl status wider --json)"
-	for n in "${readers[@]}"; do
-		wait "$n" || fail "a reader got an error"
-	done
-	cmp "$path" "${FILE[wider]}" || fail "plain: it is not the image"
-	assert_eq "$(device_sha "$uri")" "${SHA[wider]}" "beside plain"
-	suite_stop
-done
+suite_start
+uri=$(ctl attach "${NAME[wider]}" --name wider)
+start strace strace -f -o /dev/null -e trace=pread64 \
+	-e inject=pread64:delay_enter=5000 -p "$(suite_pid cached)"
+SLOW=$STARTED_PID
+wait_line "$SLOW" "$T/strace.log" 'attached' || fail "strace did not attach"
+nbdcopy --connections=1 --requests=4 "$uri" null: &
+reader=$!
+path=$(timeout 30 "$BIN/shedctl" --socket "$T/run/control.sock" attach \
+	"${NAME[wider]}" --name plain --present plain 2>"$T/err") ||
+	fail "no plain device of what is read: $(tail -n 1 "$T/err") $(
+		ctl status wider --json)"
+wait $reader || fail "the reader got an error"
+end_pid "$SLOW"
+cmp "$path" "${FILE[wider]}" || fail "plain: it is not the image"
+assert_eq "$(device_sha "$uri")" "${SHA[wider]}" "beside plain"
+suite_stop

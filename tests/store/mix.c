@@ -76,7 +76,6 @@ const char mix_conf[] = "[store]\nmin-free = 0\nquota = 14M\n"
 static struct image images[MIX_IMAGES];
 static struct device devices[DEVICES];
 static struct ask asks[ASKS];
-static bool gc_due;		/* it waits for the attaches under way */
 static struct mix *m;
 static struct host *h;
 static double begun, outage_until, next_fault, next_kill, next_detach, next_df;
@@ -367,26 +366,6 @@ send_ask(struct ask *a)
 	}
 }
 
-/* Between the answer to its Open and its device, nothing holds an image but
- * against the quota: who removes things at that moment gets what he wants. */
-static bool
-crosses(enum what what, const struct image *image)
-{
-	bool any = false;
-
-	for (unsigned i = 0; i < ASKS; i++) {
-		const struct ask *a = &asks[i];
-		bool its = a->image == image || a->what == GC || what == GC;
-
-		any |= a->id && its && (what == ATTACH ?
-		    a->what == DROP || a->what == GC : a->what == ATTACH);
-	}
-	if (what == GC)
-		gc_due = any;		/* no attach before it */
-	return (any || (what == ATTACH && gc_due)) &&
-	    (what == DROP || what == GC || what == ATTACH);
-}
-
 static void
 ask_begin(enum what what)
 {
@@ -395,7 +374,7 @@ ask_begin(enum what what)
 
 	while (i < ASKS && asks[i].id)
 		i++;
-	if (i == ASKS || crosses(what, image))
+	if (i == ASKS)
 		return;
 	asks[i] = (struct ask){ .what = what, .fd = -1, .begun = now(),
 		.image = image };
@@ -429,8 +408,10 @@ explained(const struct ask *a, const struct host_answer *r)
 	case CTL_CODE(BUSY):
 		return a->what == IMPORT || a->what == PROMOTE;
 	default:
-		/* Known from before, and all of it gone since. */
+		/* Known from before, and all of it gone since; or some of it
+		 * was found damaged meanwhile, and he may try again. */
 		return strstr(r->text, "its index is not here") ||
+		    (a->what == IMPORT && r->retry) ||
 		    (m->io_errors && strstr(r->text, "Input/output error"));
 	}
 }
@@ -508,12 +489,12 @@ turn_begin(void)
 
 	for (unsigned i = 0; i < DEVICES; i++)
 		n += devices[i].dev != NULL;
+	for (unsigned i = 0; i < ASKS; i++)
+		n += asks[i].id && asks[i].what == ATTACH;
 	if (n < DEVICES && below(8) == 0)
 		ask_begin(ATTACH);
 	else if (below(16) == 0)
-		ask_begin((enum what)below(WHATS));
-	if (gc_due)
-		ask_begin(GC);
+		ask_begin((enum what)(PULL + below(WHATS - PULL)));
 	if (now() > next_detach) {
 		struct device *d = &devices[below(DEVICES)];
 
@@ -611,12 +592,6 @@ take_log(void)
 
 	if (fd_read_text(h->log, 256 * MIB, &text, &len) < 0)
 		host_fail(h, "cached's log can't be read");
-	if (getenv("MIX_LOG")) {	/* all of it, for who looks */
-		_cleanup_fclose_ FILE *f = fopen(getenv("MIX_LOG"), "ae");
-
-		if (f)
-			fwrite(text, 1, len, f);
-	}
 	for (size_t i = 0; i < ARRAY_LEN(words); i++)
 		for (const char *at = text; (at = strstr(at, words[i].text));
 		    at++)
@@ -821,7 +796,6 @@ settle(void)
 			detach(&devices[i]);
 	do {
 		turn();
-		if (now() - begun > m->seconds + 5) { static int said; if (!said++) for (int i = 0; i < ASKS; i++) if (asks[i].id) fprintf(stderr, "PENDING %d of %s since %.1f\n", asks[i].what, asks[i].image->image->name, now() - asks[i].begun); }
 	} while (turn_asks());
 	for (unsigned i = 0; i < DEVICES; i++)
 		if (devices[i].dev)	/* was just opened */
@@ -845,11 +819,6 @@ count_descriptors(void)
 		turn();
 		m->fds_after = descriptors(false);
 	} while (m->fds_after > m->fds_fresh && now() < end);
-	if (m->fds_after > m->fds_fresh && getenv("MIX_GDB")) {
-		char cmd[256];
-		snprintf(cmd, sizeof(cmd), "gdb -batch -p %d -x /tmp/b8/gdbx 1>&2", (int)h->pid);
-		if (system(cmd)) {}
-	}
 	if (m->fds_after > m->fds_fresh && descriptors(true))
 		host_fail(h, "cached has %d descriptors, and had %d",
 		    m->fds_after, m->fds_fresh);

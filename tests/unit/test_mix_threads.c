@@ -467,7 +467,8 @@ wrong(const struct shared *s, uint64_t unit, uint64_t word)
 	fprintf(stderr, "WRONG BYTE: %s unit %" PRIu64 ", word %" PRIx64
 	    ", now %" PRIx64 "\n", s->image->name, unit, word,
 	    atomic_load(&s->map->words[unit]));
-	abort();
+	host_abandon(mix.h);
+	_exit(1);
 }
 
 /* What is read races with no write of the block. */
@@ -549,6 +550,7 @@ failed(const char *why)
 {
 	mix_print(&mix);
 	fprintf(stderr, "%s\nagain: SEED=%lu test_mix_threads\n", why, seed);
+	host_abandon(mix.h);
 	_exit(1);		/* threads still run */
 }
 
