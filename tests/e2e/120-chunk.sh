@@ -18,7 +18,8 @@ suite_start
 ## without an index
 
 no_index='INTEGRITY_REFUSED: .*no chunk index.*--integrity whole'
-assert_exit 1 "^shedctl: $no_index" ctl attach "$PLAIN" --name none --integrity chunk
+assert_exit 1 "^shedctl: $no_index" \
+	ctl attach "$PLAIN" --name none --integrity chunk
 device_count 0 || fail "a refused attach left a device: $(ctl ls)"
 uri=$(ctl attach "$PLAIN" --name plain 2>"$T/progress")
 assert_json '.integrity == "whole" and .state == "complete" and

@@ -207,8 +207,10 @@ suite_stop
 
 printf '[store]\nscrub = no\n' >"$T/conf"
 read -r at _ < <(index_tool at "$T/base.pack/index" 0.5)
-for what in presence index complete source used; do
-	file=$(compgen -G "${LAYOUT[base]}/$what*")
+for what in presence index complete json; do
+	dir=${LAYOUT[base]}/
+	[ $what != json ] || dir=$STORE/images/${MAN[base]#sha256:}.
+	file=$(compgen -G "$dir$what*")
 	size=$(stat -c %s "$file")
 	for part in 7 55 99; do
 		cp -a "$file" "$T/saved"
@@ -221,7 +223,7 @@ for what in presence index complete source used; do
 		ctl detach base
 		suite_stop
 		# presence files are named anew when they are made anew
-		file=$(compgen -G "${LAYOUT[base]}/$what*")
+		file=$(compgen -G "$dir$what*")
 	done
 done
 # the digest of a chunk in the index: every other check of it fits
