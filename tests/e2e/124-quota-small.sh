@@ -79,8 +79,12 @@ ctl detach other
 # after a restart the same
 suite_stop
 suite_start
-uri=$(nbd_uri one)
-assert_eq "$(device_sha "$uri")" "$SHA" "quota: read after a restart"
+is_back() {
+	nbdinfo --size "$(nbd_uri one)" >/dev/null 2>&1
+}
+wait_until 10 is_back || fail "the device did not come back"
+assert_eq "$(device_sha "$(nbd_uri one)")" "$SHA" \
+	"quota: read after a restart"
 kill "$WATCH"
 wait "$WATCH" || true
 most=$(cut -d ' ' -f 1 "$T/watched" | sort -n | tail -n 1)

@@ -72,9 +72,9 @@ image_is() { # KEY JQ
 
 is_right() { # KEY WHEN
 	local uri
-	uri=$(ctl attach "${MAN[$1]}" --name check) || fail "attach $1"
+	uri=$(ctl attach "${MAN[$1]}" --name "check-$1") || fail "attach $1"
 	assert_eq "$(device_sha "$uri")" "${SHA[$1]}" "$1, $2"
-	ctl detach check
+	ctl detach "check-$1"
 }
 
 verified() { # DAMAGED ARGUMENTS...: so many damaged, each repaired
@@ -172,6 +172,11 @@ suite_start
 uri=$(ctl attach "${MAN[next]}" --name live)
 assert_eq "$(device_sha "$uri")" "${SHA[next]}" "next, before the scrub"
 for round in 1 2 3; do
+	# else the whole digest, still on its way, may see it first
+	wait_until 15 image_is base .network_free ||
+		fail "round $round: base is not whole"
+	wait_until 15 status_is live .network_free true ||
+		fail "round $round: next is not whole"
 	flip base 0.$round 0.5$round
 	wait_until 15 seen $((2 * round)) ||
 		fail "round $round: the scrub did not see it"
