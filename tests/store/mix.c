@@ -490,7 +490,8 @@ turn_begin(void)
 	for (unsigned i = 0; i < DEVICES; i++)
 		n += devices[i].dev != NULL;
 	for (unsigned i = 0; i < ASKS; i++)
-		n += asks[i].id && asks[i].what == ATTACH;
+		n += asks[i].id && asks[i].what == ATTACH &&
+		    asks[i].image->rung != CTL_RUNG(WHOLE);
 	if (n < DEVICES && below(8) == 0)
 		ask_begin(ATTACH);
 	else if (below(16) == 0)
@@ -556,7 +557,7 @@ turn_faults(void)
 		h->net.state = NET_ON;
 	if (now() < next_fault)
 		return;
-	next_fault = now() + (double)below(800) / 1000;
+	next_fault = now() + (double)below(m->fault_ms) / 1000;
 	fault();
 }
 
@@ -855,6 +856,7 @@ mix_run(struct mix *mix)
 
 	m = mix;
 	h = mix->h;
+	m->first_seed = m->seed;
 	ticker = event_new(h->base, -1, EV_PERSIST, tick, NULL);
 	if (!ticker || event_add(ticker, &often) < 0)
 		abort();
@@ -902,4 +904,22 @@ mix_print(const struct mix *x)
 	    ((int64_t)x->df_most - MIX_QUOTA) / KIB, x->df_samples,
 	    ((int64_t)x->disk_most - MIX_QUOTA) / KIB, x->memory_most / KIB,
 	    x->fds_after, x->fds_fresh);
+}
+
+/* All of the log: a sanitizer's report is longer than a tail. */
+void
+mix_failed(const struct mix *x, const char *program)
+{
+	char path[] = "/tmp/mix-log.XXXXXX";
+	_cleanup_close_ int fd = mkstemp(path);
+	_cleanup_free_ char *text = NULL;
+	size_t len;
+
+	if (fd >= 0 && fd_read_text(x->h->log, 256 * MIB, &text, &len) == 0 &&
+	    fd_pwrite_all(fd, text, len, 0) == 0)
+		fprintf(stderr, "all of cached's log: %s\n", path);
+	mix_print(x);
+	fprintf(stderr, "again: SEED=%" PRIu64 " %s\n", x->first_seed,
+	    program);
+	host_abandon(x->h);
 }

@@ -19,7 +19,8 @@ struct mix {
 	struct host *h;
 	double seconds;
 	unsigned kills;		/* so many, evenly; 0: it is never restarted */
-	uint64_t seed;
+	uint64_t seed;		/* changed as it goes on */
+	unsigned fault_ms;	/* at most, between two faults of the network */
 	uint64_t slack;		/* bytes that df may show beyond the quota */
 	uint64_t memory_max;	/* bytes of RssAnon; 0: not looked at */
 	bool io_errors;		/* the store has some: requests may say so */
@@ -30,6 +31,7 @@ struct mix {
 	void (*settled)(void);
 
 	/* What happened. */
+	uint64_t first_seed;
 	uint64_t reads, read_bytes, lanes, asks, refused, faults;
 	unsigned by_what[16], promoted;
 	uint64_t killed, suites, stopped, flips, failed, roomless;
@@ -46,5 +48,7 @@ extern const char mix_conf[];
  * end.  host_fail() where something is not as it should be. */
 void mix_run(struct mix *mix);
 void mix_print(const struct mix *mix);
+/* What host_on_fail is about: numbers, cached's log, how to repeat it. */
+void mix_failed(const struct mix *mix, const char *program);
 
 #endif

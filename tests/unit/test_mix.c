@@ -16,9 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
-#include <unistd.h>
 
-#include "base/own.h"
 #include "tests/store/mix.h"
 
 #define SECONDS	60
@@ -27,7 +25,6 @@
 #define MEMORY_MAX (64 * 1024 * 1024)
 
 static struct mix mix;
-static uint64_t seed;
 
 static uint64_t
 number(const char *name, uint64_t otherwise)
@@ -37,21 +34,10 @@ number(const char *name, uint64_t otherwise)
 	return text ? strtoull(text, NULL, 10) : otherwise;
 }
 
-/* All of the log is wanted: a sanitizer's report may be long. */
 static void
 failed(const char *why)
 {
-	char path[] = "/tmp/mix-log.XXXXXX";
-	_cleanup_close_ int fd = mkstemp(path);
-	_cleanup_free_ char *text = NULL;
-	size_t len;
-
-	if (fd >= 0 && fd_read_text(mix.h->log, 256 << 20, &text, &len) == 0 &&
-	    fd_pwrite_all(fd, text, len, 0) == 0)
-		fprintf(stderr, "all of cached's log: %s\n", path);
-	mix_print(&mix);
-	fprintf(stderr, "again: SEED=%lu test_mix\n", seed);
-	host_abandon(mix.h);
+	mix_failed(&mix, "test_mix");
 	fail_msg("%s", why);
 }
 
@@ -62,8 +48,8 @@ test_everything_at_once_and_kills(void **state)
 	const char *program = getenv("MIX_CACHED");
 
 	(void)state;
-	seed = number("SEED", (uint64_t)time(NULL));
-	mix = (struct mix){ .seed = seed, .slack = SLACK,
+	mix = (struct mix){ .seed = number("SEED", (uint64_t)time(NULL)),
+		.slack = SLACK, .fault_ms = 800,
 		.seconds = (double)number("MIX_SECONDS", SECONDS),
 		.kills = (unsigned)number("KILLS", KILLS),
 		.memory_max = program ? 0 : MEMORY_MAX };

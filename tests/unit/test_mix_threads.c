@@ -65,7 +65,6 @@ int cached_main(int argc, char **argv);
 void cached_end(int status) __attribute__((noreturn));
 
 static struct mix mix;
-static uint64_t seed;
 static int log_fd = -1;
 static pthread_t cached;
 static _Atomic bool stop;
@@ -548,9 +547,8 @@ number(const char *name, uint64_t otherwise)
 static void
 failed(const char *why)
 {
-	mix_print(&mix);
-	fprintf(stderr, "%s\nagain: SEED=%lu test_mix_threads\n", why, seed);
-	host_abandon(mix.h);
+	fprintf(stderr, "%s\n", why);
+	mix_failed(&mix, "test_mix_threads");
 	_exit(1);		/* threads still run */
 }
 
@@ -568,8 +566,8 @@ test_everything_at_once_in_threads(void **state)
 	struct registry *reg = mix_registry();
 
 	(void)state;
-	seed = number("SEED", (uint64_t)time(NULL));
-	mix = (struct mix){ .seed = seed, .slack = SLACK, .io_errors = true,
+	mix = (struct mix){ .seed = number("SEED", (uint64_t)time(NULL)),
+		.slack = SLACK, .fault_ms = 2500, .io_errors = true,
 		.seconds = (double)number("MIX_SECONDS", SECONDS),
 		.attached = show, .detaching = hide,
 		.settled = end_readers };
@@ -581,7 +579,7 @@ test_everything_at_once_in_threads(void **state)
 	for (unsigned i = 0; i < DEVICES; i++)
 		pthread_rwlock_init(&shared[i].lock, NULL);
 	for (unsigned i = 0; i < READERS; i++) {
-		readers[i].state = seed + i + 1;
+		readers[i].state = mix.seed + i + 1;
 		assert_int_equal(pthread_create(&readers[i].thread, NULL,
 		    reader_thread, &readers[i]), 0);
 	}
