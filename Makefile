@@ -51,9 +51,9 @@ FETCHERD := fetcherd/main.c fetcherd/request.c fetcherd/transfer.c \
 CACHED := cached/main.c cached/open.c cached/find.c cached/image.c \
 	cached/layout.c cached/file.c cached/catalog.c cached/presence.c \
 	cached/device.c cached/fill.c cached/chunk.c cached/fetch.c \
-	cached/sync.c cached/finish.c cached/hold.c cached/room.c cached/gc.c \
-	cached/scrub.c cached/copy.c cached/work.c cached/status.c \
-	cached/store.c cached/disk.c $(CACHED_OS)
+	cached/sync.c cached/finish.c cached/quarantine.c cached/hold.c \
+	cached/room.c cached/gc.c cached/scrub.c cached/copy.c \
+	cached/work.c cached/status.c cached/store.c cached/disk.c $(CACHED_OS)
 DEVD := devd/main.c devd/parent.c devd/places.c devd/spawn.c devd/control.c \
 	devd/op.c devd/attach.c devd/store.c devd/device.c devd/answer.c \
 	devd/names.c devd/attachments.c

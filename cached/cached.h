@@ -11,7 +11,7 @@
  *	   |            work.c		hashing and writing, on threads
  *	device.c			maps, reads that wait, scratch
  *	sync.c				data first, then its records
- *	finish.c			the whole digest, quarantine
+ *	finish.c quarantine.c		the whole digest; if it is wrong
  *	room.c gc.c hold.c		quota, eviction; what is never evicted
  *	scrub.c copy.c			damage; whole erofs in and out
  *
@@ -229,6 +229,7 @@ struct file {
 	struct presence_header h;
 	uint64_t n_present, bytes_present;
 	uint64_t on_disk;	/* bytes allocated to data, records, index */
+	uint64_t index_on_disk;
 	bool complete;		/* the mark is there */
 	bool expanded;		/* and says: byte by byte the device itself */
 	struct digest *leans;	/* keys of the files that the mark leans on */
@@ -308,7 +309,7 @@ void file_touch(struct file *f, uint64_t offset, uint64_t len);
 void file_remember_use(void);	/* on disk, at the end */
 uint32_t file_runs(const struct file *f);
 void file_account(struct file *f);	/* look at on_disk again */
-uint64_t file_total(void);		/* on_disk of all */
+uint64_t file_total(void);		/* on_disk of all, and quarantine */
 /* Take it out of the store, or (to) into quarantine under that name. */
 void file_kill(struct file *f, const char *to);
 /* The same with everything else of its layout: nobody knows it any more. */
@@ -553,6 +554,8 @@ void device_recovered(struct layout *l);
 void device_adopt_more(struct layout *l);
 /* Does it still look at what a former cached published? */
 bool device_adopts(const struct layout *l);
+/* Is it presented as its file? */
+bool device_plain(const struct layout *l);
 /* Does rung whole need all of it? */
 bool device_needs_whole(const struct layout *l);
 void device_touch_all(void);	/* what maps refer to is of use now */
@@ -594,6 +597,8 @@ void finish_move(struct layout *l);
 void finish_stop(struct layout *l);
 /* Something became durable: is that all of it? */
 void finish_check(struct layout *l);
+/* Its file was made the device, byte by byte: it is made so again. */
+void finish_recheck(struct layout *l);
 /* Is all of it here, and not durable yet, so that nobody could say whether it
  * is complete? */
 bool finish_settles(const struct layout *l);
@@ -625,6 +630,14 @@ struct evict_ask {
 unsigned room_evict(struct evict_ask *ask);
 /* The layout of a file that is known by an image; one reference, or NULL. */
 struct layout *room_layout(const struct file *f);
+
+/* ---- quarantine.c ---- */
+
+void quarantine_load(void);
+uint64_t quarantine_bytes(void);	/* on disk */
+/* Move a file there. */
+void quarantine_take(int from_dir, const char *from, const char *to);
+bool quarantine_drop(void);	/* the oldest; false: there is none */
 
 /* ---- gc.c ---- */
 
@@ -735,6 +748,9 @@ void open_resend(void);		/* a new fetcherd */
 void open_layout_changed(struct layout *l);
 void open_layout_trouble(struct layout *l, const Suite__FetchDone *done);
 bool open_tick(void);		/* true: again */
+/* Somebody does not wait for all of it any more: the pull ends with the last
+ * who does. */
+void open_pull_left(struct layout *l);
 /* control restarted: nobody waits any more; who does asks again. */
 void open_forget_all(void);
 void reply_failed(uint64_t id, Shedstream__Control__V1__Code code, bool retry,

@@ -85,6 +85,8 @@ copy_free(struct copy *c)
 	fd_close(c->fd);
 	free(c->parts);
 	free(c->sums);
+	if (!c->import)
+		open_pull_left(l);
 	free(c);
 	layout_put(l);
 }

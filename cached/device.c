@@ -607,6 +607,17 @@ device_complete(struct layout *l)
 }
 
 bool
+device_plain(const struct layout *l)
+{
+	const struct device *dev;
+
+	TAILQ_FOREACH(dev, &l->devices, entry)
+		if (dev->spec.present == CTL_PRESENT(PLAIN))
+			return true;
+	return false;
+}
+
+bool
 device_needs_whole(const struct layout *l)
 {
 	const struct device *dev;

@@ -339,7 +339,7 @@ start_background(struct layout *l, uint32_t chunk)
 	t = transfer_new(l, chunk, true);
 	while (goes_on(t, chunk, BACKGROUND_RUN) &&
 	    layout_state(l, chunk) == CHUNK_ABSENT && !l->fills[chunk] &&
-	    finish_wants(l, chunk)) {
+	    finish_wants(l, chunk) && !layout_lookup(l, chunk)) {
 		fill_background(l, chunk++, t);
 		add_chunk(t);
 	}

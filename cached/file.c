@@ -356,6 +356,7 @@ read_header(struct file *f, uint64_t id, const struct digest *key)
 static int
 open_files(struct file *f, uint64_t id, const struct digest *key)
 {
+	_cleanup_close_ int index = disk_open(f->dir, "index", false);
 	char data[NAME_MAX_LEN], presence[NAME_MAX_LEN];
 
 	snprintf(data, sizeof(data), "data.%016" PRIx64, id);
@@ -363,6 +364,9 @@ open_files(struct file *f, uint64_t id, const struct digest *key)
 	f->data = disk_open(f->dir, data, true);
 	f->data_ro = disk_open(f->dir, data, false);
 	f->presence = disk_open(f->dir, presence, true);
+	f->index_on_disk = 0;
+	if (index >= 0)
+		disk_used(index, &f->index_on_disk);
 	if (f->data < 0 || f->data_ro < 0 || f->presence < 0)
 		return f->data == -ENOENT || f->presence == -ENOENT ?
 		    -EBADMSG : f->data < 0 ? f->data : f->data_ro < 0 ?
@@ -412,7 +416,7 @@ uint64_t
 file_total(void)
 {
 	const struct file *f;
-	uint64_t total = 0;
+	uint64_t total = quarantine_bytes();
 
 	TAILQ_FOREACH(f, &files, entry)
 		total += f->on_disk;
@@ -422,18 +426,13 @@ file_total(void)
 void
 file_account(struct file *f)
 {
-	uint64_t data = 0, presence = 0, index = 0;
-	int fd;
+	uint64_t data = 0, presence = 0;
 
 	if (f->data < 0)
 		return;
 	disk_used(f->data, &data);
 	disk_used(f->presence, &presence);
-	fd = f->h.unit ? -1 : disk_open(f->dir, "index", false);
-	if (fd >= 0)
-		disk_used(fd, &index);
-	fd_close(fd);
-	f->on_disk = data + presence + index;
+	f->on_disk = data + presence + f->index_on_disk;
 }
 
 /* ---- the complete mark ----
@@ -800,28 +799,12 @@ file_get(const struct presence_header *want, struct file **out)
 	return r;
 }
 
-/* Its data, for who looks into what the registry sent. */
-static void
-quarantine(const struct file *f, const char *to)
-{
-	_cleanup_close_ int dir = store_subdir("quarantine", NULL);
-	char from[NAME_MAX_LEN];
-	int r;
-
-	file_name(f, "data", from);
-	r = dir < 0 ? dir : disk_rename(f->dir, from, dir, to);
-	if (r < 0)
-		log_err("quarantine %s: %s; removing it", from, strerror(-r));
-	else
-		log_warn("quarantined as quarantine/%s; remove it when it was "
-		    "looked at", to);
-}
-
 void
 file_kill(struct file *f, const char *to)
 {
 	_cleanup_free_ uint8_t *all = malloc(f->h.n_chunks + 1);
 	bool open = all && file_hold(f) == 0;
+	char data[NAME_MAX_LEN];
 
 	f->dead = true;
 	if (open) {
@@ -833,8 +816,9 @@ file_kill(struct file *f, const char *to)
 	if (!open)
 		f->dir = store_subdir("layouts",
 		    digest_to_hex(&f->h.key).text);
+	file_name(f, "data", data);
 	if (to)
-		quarantine(f, to);
+		quarantine_take(f->dir, data, to);
 	remove_files(f);
 	disk_sync_dir(f->dir);
 	TAILQ_REMOVE(&files, f, entry);

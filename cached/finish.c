@@ -47,6 +47,7 @@ finish_pull(struct layout *l, bool plain)
 			log_warn("%s/%s: that it has no ranges is not "
 			    "remembered", l->host, l->repo);
 	}
+	l->own |= device_plain(l);
 	l->pull_next = l->move_next = 0;
 	if (!l->pulling) {
 		l->pulling = true;
@@ -169,6 +170,8 @@ struct digest_job {
 	size_t n_steps;
 	uint8_t *bad;		/* one byte a chunk, 1: wrong */
 	bool expand;		/* make the file the device, byte by byte */
+	bool again;		/* it was that already: nothing is booked */
+	uint64_t n_mended;	/* extents that it was not, then */
 	struct file *leans[LEANS_MAX];
 	unsigned n_leans;
 };
@@ -202,20 +205,36 @@ step_run(const struct digest_job *d, const struct step *s, uint8_t *buf,
 	return digest_equal(&sum, &s->sum) ? 0 : -EBADMSG;
 }
 
-/* What the device has in several places, the file has there too. */
+static bool
+reads_as(const struct step *s, uint64_t offset, uint8_t *buf)
+{
+	struct digest sum;
+
+	if (fd_pread_all(s->fd, buf, s->length, offset) != (ssize_t)s->length)
+		return false;
+	sum = digest_of(buf, s->length);
+	return digest_equal(&sum, &s->sum);
+}
+
+/* What the device has in several places, the file has there too; but nothing
+ * that is rotten is copied. */
 static int
-expand(const struct digest_job *d)
+expand(struct digest_job *d, uint8_t *buf)
 {
 	int r = 0, fd = d->layout->file->data;
 
 	for (size_t i = 0; i < d->n_steps && r == 0; i++) {
 		const struct step *s = &d->steps[i];
 
-		if (s->fd < 0 || s->offset == s->home)
+		if (s->fd < 0 || s->offset == s->home ||
+		    reads_as(s, s->offset, buf) || !reads_as(s, s->home, buf))
 			continue;
+		d->n_mended++;
 		r = disk_reserve(fd, s->offset, s->length);
 		if (r == 0)
 			r = disk_copy(fd, s->home, fd, s->offset, s->length);
+		if (atomic_load(&work_stopping))
+			r = -EINTR;
 	}
 	return r < 0 ? r : disk_sync(fd);
 }
@@ -230,7 +249,7 @@ digest_run(struct job *job)
 	int r = buf ? 0 : -ENOMEM;
 
 	if (r == 0 && d->expand)
-		r = expand(d);
+		r = expand(d, buf);
 	for (size_t i = 0; i < d->n_steps && r == 0; i++) {
 		const struct step *s = &d->steps[i];
 
@@ -247,46 +266,43 @@ digest_run(struct job *job)
 	return r < 0 ? r : rotten ? -EBADMSG : 0;
 }
 
-static bool
+static void
 step_add(struct digest_job *d, size_t *size, struct step s)
 {
 	if (d->n_steps == *size) {
-		size_t more = *size ? *size * 2 : 1024;
-		struct step *steps = realloc(d->steps,
-		    more * sizeof(*steps));
-
-		if (!steps)
-			return false;
-		d->steps = steps;
-		*size = more;
+		*size = *size ? *size * 2 : 1024;
+		d->steps = realloc(d->steps, *size * sizeof(*d->steps));
+		if (!d->steps)
+			log_die("no memory for a whole digest");
 	}
 	d->steps[d->n_steps++] = s;
-	return true;
 }
 
-/* The steps of an extent: one, or zeros in pieces. */
+/* The steps of an extent: one, or zeros in pieces.  false: what it must hash to
+ * is not known any more. */
 static bool
 step_extent(struct digest_job *d, size_t *size, const struct extent *e)
 {
 	struct layout *l = d->layout;
 	struct step s = { .fd = -1, .chunk = e->chunk };
-	bool ok = true;
 
 	if (e->chunk != NO_CHUNK) {
 		s.fd = layout_place(l, e->chunk).file->data_ro;
 		s.home = layout_offset(l, e->chunk);
 		s.offset = d->expand ? e->offset : s.home;
 		s.length = (uint32_t)e->length;
-		return layout_digest(l, e->chunk, &s.sum) &&
-		    step_add(d, size, s);
+		if (!layout_digest(l, e->chunk, &s.sum))
+			return false;
+		step_add(d, size, s);
+		return true;
 	}
-	for (uint64_t at = 0; ok && at < e->length; at += s.length) {
+	for (uint64_t at = 0; at < e->length; at += s.length) {
 		s.length = e->length - at < CHUNK_MAX ?
 		    (uint32_t)(e->length - at) : CHUNK_MAX;
 		s.offset = e->offset + at;
-		ok = step_add(d, size, s);
+		step_add(d, size, s);
 	}
-	return ok;
+	return true;
 }
 
 static void
@@ -299,32 +315,42 @@ digest_job_free(struct digest_job *d)
 	free(d);
 }
 
-/* NULL without memory, or when a digest is not known any more. */
-static struct digest_job *
-digest_job_new(struct layout *l)
+/* 0 or -EBADMSG: d->bad are those of which no digest is known any more. */
+static int
+steps_make(struct digest_job *d)
 {
-	struct digest_job *d = calloc(1, sizeof(*d));
+	struct layout *l = d->layout;
 	struct extent e;
 	size_t size = 0;
-	bool ok = d;
+	int r = 0;
 
-	if (!d)
-		return NULL;
-	d->layout = l;
-	d->expand = l->own && l->dup_bytes > 0;
-	d->bad = calloc(1, l->n_chunks + 1);
-	for (uint64_t at = 0; ok && at < l->size; at = e.offset + e.length) {
+	for (uint64_t at = 0; at < l->size; at = e.offset + e.length) {
 		e = layout_extent(l, at);
-		ok = step_extent(d, &size, &e);
+		if (step_extent(d, &size, &e))
+			continue;
+		d->bad[e.chunk] = 1;
+		r = -EBADMSG;
 	}
+	return r;
+}
+
+static struct digest_job *
+digest_job_new(struct layout *l, bool expand)
+{
+	struct digest_job *d = calloc(1, sizeof(*d));
+
+	if (d)
+		d->bad = calloc(1, l->n_chunks + 1);
+	if (!d || !d->bad)
+		log_die("no memory for a whole digest");
+	d->layout = l;
+	d->expand = expand;
+	d->again = l->file->expanded;
 	for (; d->n_leans < l->n_leans; d->n_leans++) {
 		d->leans[d->n_leans] = l->leans[d->n_leans];
 		d->leans[d->n_leans]->refs++;
 	}
-	if (ok && d->bad)
-		return d;
-	digest_job_free(d);
-	return NULL;
+	return d;
 }
 
 /* ---- its result ---- */
@@ -351,7 +377,7 @@ rotten_in(struct layout *l, struct file *f, const uint8_t *bad)
 }
 
 static void
-found_rotten(struct layout *l, const uint8_t *bad)
+found_rotten(struct layout *l, const uint8_t *bad, bool expand)
 {
 	uint32_t n = rotten_in(l, l->file, bad);
 
@@ -362,6 +388,7 @@ found_rotten(struct layout *l, const uint8_t *bad)
 		    "them again", n, l->n_chunks);
 		layout_revoke(l);
 	}
+	l->own |= expand;
 	finish_pull(l, l->plain);
 }
 
@@ -414,6 +441,8 @@ found_complete(struct layout *l, bool expanded)
 
 	if (!all_durable(l))
 		return;		/* a chunk was withdrawn meanwhile: again */
+	if (l->complete && l->file->expanded)
+		return;		/* it was only looked at once more */
 	for (unsigned i = 0; i < l->n_leans; i++)
 		if (layout_leans_on(l, l->leans[i]))
 			leans[n++] = l->leans[i]->h.key;
@@ -451,7 +480,7 @@ found_wrong(struct layout *l, const struct digest *got)
 
 /* Somebody wrote where the device is zeros: those are never read from the
  * file, but the file is not the device. */
-static void
+static bool
 clean_zeros(struct layout *l)
 {
 	struct extent e;
@@ -468,6 +497,7 @@ clean_zeros(struct layout *l)
 	else
 		log_warn("%s/%s: bytes on disk where the image is zeros; "
 		    "removed", l->host, l->repo);
+	return r == 0;
 }
 
 static void
@@ -475,17 +505,22 @@ digest_done(struct job *job)
 {
 	struct digest_job *d = (struct digest_job *)job;
 	struct layout *l = d->layout;
-	bool job_again = job->result == -EUCLEAN;
+	bool zeros = job->result == -EUCLEAN, again = d->again;
 
 	l->digesting = false;
-	if (d->expand)
+	if (d->expand && !again)
 		room_done(l->dup_bytes);
+	if (again && d->n_mended + zeros > 0) {
+		l->file->damaged += d->n_mended + zeros;
+		notice("state", l, "%llu places of the device's file were "
+		    "damaged: mended", (unsigned long long)d->n_mended + zeros);
+	}
 	if (job->result == -EBADMSG)
-		found_rotten(l, d->bad);
+		found_rotten(l, d->bad, d->expand);
 	else if (job->result == -EINTR)
 		;	/* stopping: done again at the next start */
-	else if (job->result == -EUCLEAN)
-		clean_zeros(l);
+	else if (zeros)
+		zeros = clean_zeros(l);
 	else if (job->result < 0)
 		cannot_finish(l, "the store can't be read back", job->result);
 	else if (digest_equal(&d->digest, &l->blob))
@@ -496,15 +531,40 @@ digest_done(struct job *job)
 	digest_job_free(d);
 	open_layout_changed(l);
 	copy_layout_changed(l);
-	if (job_again)
+	if (zeros && again && l->complete)
+		finish_recheck(l);
+	else if (zeros)
 		finish_check(l);
 	layout_put(l);
+}
+
+static void
+digest_begin(struct layout *l, bool expand)
+{
+	struct digest_job *d = digest_job_new(l, expand);
+
+	d->job = (struct job){ .lane = WORK_SCRUB, .run = digest_run,
+		.done = digest_done };
+	l->digesting = true;
+	l->refs++;
+	if (steps_make(d) == 0)
+		work_submit(&d->job);
+	else {
+		d->job.result = -EBADMSG;
+		digest_done(&d->job);
+	}
+}
+
+void
+finish_recheck(struct layout *l)
+{
+	if (l->complete && l->file->expanded && !l->digesting)
+		digest_begin(l, true);
 }
 
 void
 finish_check(struct layout *l)
 {
-	struct digest_job *d;
 	bool expand = l->own && l->dup_bytes > 0;
 	int r = 0;
 
@@ -520,17 +580,7 @@ finish_check(struct layout *l)
 		    "room", r);
 		return;
 	}
-	d = digest_job_new(l);
-	if (!d) {
-		if (expand)
-			room_done(l->dup_bytes);
-		return;
-	}
-	d->job = (struct job){ .lane = WORK_SCRUB, .run = digest_run,
-		.done = digest_done };
-	l->digesting = true;
-	l->refs++;
-	work_submit(&d->job);
+	digest_begin(l, expand);
 }
 
 void

@@ -171,6 +171,7 @@ on_store(const struct parent_msg *msg, int fd)
 	image_load_all();
 	hold_load_all();
 	file_load_all();
+	quarantine_load();
 }
 
 static void

@@ -40,9 +40,8 @@ struct opens opens = TAILQ_HEAD_INITIALIZER(opens);
 
 /* ---- ends ---- */
 
-/* The last one that waited for a pull: it ends with him. */
-static void
-pull_unneeded(struct layout *l)
+void
+open_pull_left(struct layout *l)
 {
 	struct open *o;
 
@@ -59,7 +58,7 @@ open_free(struct open *o)
 {
 	TAILQ_REMOVE(&opens, o, entry);
 	if (o->layout && o->step == STEP_FILL)
-		pull_unneeded(o->layout);
+		open_pull_left(o->layout);
 	layout_put(o->layout);
 	free(o->manifest);
 	free(o->index);

@@ -73,6 +73,8 @@ room_take(uint64_t len)
 	ask.bytes = missing + EVICT_MORE;
 	if (room_evict(&ask) > 0)
 		return -EAGAIN;
+	if (quarantine_drop())
+		return room_take(len);
 	barren = now_ms() + BARREN_MS;
 	return why;
 }
@@ -280,7 +282,13 @@ void_all(const struct file *f, const struct presence_header *next)
 		r = disk_set_size(f->presence, PRESENCE_HEADER);
 	if (r == 0)
 		r = disk_sync(f->presence);
-	return r < 0 ? r : disk_punch(f->data, 0, f->h.size);
+	if (r == 0)
+		return disk_punch(f->data, 0, f->h.size);
+	/* It goes on as it was: what is noted next is of this generation. */
+	presence_put_header(&f->h, bytes);
+	if (disk_write(f->presence, bytes, sizeof(bytes), 0) == 0)
+		disk_sync(f->presence);
+	return r;
 }
 
 /* Records first: one that speaks of a hole would be found out at its first

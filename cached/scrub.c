@@ -7,7 +7,9 @@
  *	once more, dropped from every map, and fetched again in place where
  *	their image is attached, held, or was complete
  *
- * A piece is short, so that the thread is soon free for who waits.
+ * A piece is short, so that the thread is soon free for who waits.  A file that
+ * was made the device byte by byte has more than its chunks: behind its last
+ * piece the whole digest is computed again, which mends the rest.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -43,7 +45,8 @@ struct piece_job {
 struct mending {
 	TAILQ_ENTRY(mending) entry;
 	struct layout *layout;
-	uint32_t chunk;
+	uint32_t chunk;		/* NO_CHUNK: the device's file as a whole */
+	uint64_t damaged;	/* of the file, before */
 };
 
 /* A scrub of everything, or a client's verify. */
@@ -111,11 +114,37 @@ mend_later(struct walk *w, struct layout *l, uint32_t chunk)
 		log_die("no memory to mend a chunk");
 	m->layout = l;
 	m->chunk = chunk;
+	m->damaged = l->file->damaged;
 	l->refs++;
 	TAILQ_INSERT_TAIL(&w->mending, m, entry);
-	finish_mend(l, chunk);
+	if (chunk == NO_CHUNK)
+		finish_recheck(l);
+	else
+		finish_mend(l, chunk);
 	w->moved_at = now_ms();
 	tick_soon();
+}
+
+/* Is it over?  Counted, then. */
+static bool
+mending_over(struct walk *w, const struct mending *m)
+{
+	const struct layout *l = m->layout;
+	bool whole = m->chunk == NO_CHUNK;
+	bool here = !whole && layout_state(l, m->chunk) != CHUNK_ABSENT;
+
+	if (whole && l->digesting) {
+		w->moved_at = now_ms();
+		return false;
+	}
+	if (!whole && !here && finish_wants(l, m->chunk))
+		return false;
+	if (whole) {
+		w->damaged += l->file->damaged - m->damaged;
+		w->repaired += l->complete ? l->file->damaged - m->damaged : 0;
+	} else if (here)	/* else it was given up */
+		w->repaired++;
+	return true;
 }
 
 /* Whoever was complete with this and is open wants to be so again.  After what
@@ -130,29 +159,44 @@ heal_layouts(void)
 			finish_pull(l, l->plain);
 }
 
-static void
-found_damage(struct walk *w, struct file *f, uint32_t chunk)
+/* Does anybody want back what is damaged in it? */
+static bool
+is_wanted(const struct file *f)
 {
-	bool wanted = f->layout || f->complete || hold_reason(f) || w->client;
-	struct layout *l;
+	const struct file *g;
 
-	for (struct file *g = TAILQ_FIRST(&files); g;
-	    g = TAILQ_NEXT(g, entry))
+	if (f->layout || f->complete || hold_reason(f))
+		return true;
+	TAILQ_FOREACH(g, &files, entry)
 		if (g->complete && file_leans_on(g, f) &&
 		    (g->layout || hold_reason(g)))
-			wanted = true;
+			return true;
+	return false;
+}
 
-	w->damaged++;
-	f->damaged++;
-	file_drop(f, chunk);
-	l = wanted ? room_layout(f) : NULL;
-	if (l && l->file == f) {
-		notice("state", l, "chunk %u on disk is damaged: fetching it "
-		    "again", chunk);
-		mend_later(w, l, chunk);
-	} else
-		log_warn("chunk %u of %.12s on disk is damaged: dropped",
-		    chunk, digest_to_hex(&f->h.key).text);
+static void
+found_damage(struct walk *w, struct file *f, const uint32_t *bad, size_t n)
+{
+	_cleanup_free_ uint8_t *marks = calloc(1, f->h.n_chunks);
+	struct layout *l = w->client || is_wanted(f) ? room_layout(f) : NULL;
+	bool mend = l && l->file == f;
+
+	if (!marks)
+		log_die("no memory to drop chunks");
+	for (size_t i = 0; i < n; i++)
+		marks[bad[i]] = 1;
+	w->damaged += n;
+	f->damaged += n;
+	file_drop_marked(f, marks);
+	if (mend)
+		notice("state", l, "%zu chunks on disk are damaged, chunk %u "
+		    "first: fetching them again", n, bad[0]);
+	else
+		log_warn("%zu chunks of %.12s on disk are damaged, chunk %u "
+		    "first: dropped", n, digest_to_hex(&f->h.key).text,
+		    bad[0]);
+	for (size_t i = 0; mend && i < n; i++)
+		mend_later(w, l, bad[i]);
 	layout_put(l);
 }
 
@@ -212,26 +256,39 @@ tell_progress(struct walk *w, const struct file *f)
 	ipc_send(control_link, w->id, SUITE_BODY(PROGRESS), &m, NULL, 0, -1);
 }
 
+/* Its chunks were read: the rest of a file that is the device. */
+static void
+recheck(struct walk *w, const struct file *f)
+{
+	struct layout *l = f->expanded && !f->dead ? room_layout(f) : NULL;
+
+	if (l && l->file == f)
+		mend_later(w, l, NO_CHUNK);
+	layout_put(l);
+}
+
 static void
 piece_done(struct job *job)
 {
 	struct piece_job *p = (struct piece_job *)job;
 	struct walk *w = p->walk;
-	bool any = false;
+	size_t n = 0;
 
 	w->busy = false;
 	w->chunk = p->next;
 	w->checked += p->checked;
 	w->bytes += p->bytes;
 	for (size_t i = 0; i < p->n_bad && !p->file->dead; i++)
-		if (scrub_still_bad(p->file, p->bad[i])) {
-			found_damage(w, p->file, p->bad[i]);
-			any = true;
-		}
-	if (any && TAILQ_EMPTY(&w->mending))
+		if (scrub_still_bad(p->file, p->bad[i]))
+			p->bad[n++] = p->bad[i];
+	if (n > 0)
+		found_damage(w, p->file, p->bad, n);
+	if (n > 0 && TAILQ_EMPTY(&w->mending))
 		heal_layouts();
-	if (any)
+	if (n > 0)
 		fetch_pump();
+	if (job->result == 0 && !w->cancelled && p->next == p->h.n_chunks)
+		recheck(w, p->file);
 	tell_progress(w, p->file);
 	if (job->result == -EINTR || w->cancelled)
 		walk_free(w);
@@ -318,13 +375,8 @@ verify_tick(void)
 		next = TAILQ_NEXT(w, entry);
 		for (m = TAILQ_FIRST(&w->mending); m; m = after) {
 			after = TAILQ_NEXT(m, entry);
-			bool here = layout_state(m->layout, m->chunk) !=
-			    CHUNK_ABSENT;
-
-			if (!here && finish_wants(m->layout, m->chunk))
+			if (!mending_over(w, m))
 				continue;
-			if (here)	/* else it was given up */
-				w->repaired++;
 			w->moved_at = now;
 			TAILQ_REMOVE(&w->mending, m, entry);
 			layout_put(m->layout);

@@ -203,7 +203,7 @@ sync_start(struct file *f)
 		return;
 	sync = calloc(1, sizeof(*sync));
 	if (!sync)
-		return;		/* the next chunk tries again */
+		log_die("no memory for a sync");
 	sync->file = f;
 	sync->batch = take_ptr(f->unsynced);
 	sync->job = (struct job){ .lane = WORK_SYNC, .run = sync_run,
@@ -213,25 +213,24 @@ sync_start(struct file *f)
 	work_submit(&sync->job);
 }
 
-/* Room for one more; the batch may move.  0 or -ENOMEM. */
-static int
+/* Room for one more; the batch may move. */
+static void
 batch_grow(struct file *f)
 {
 	struct sync_batch *b = f->unsynced;
 	size_t size = b ? b->size * 2 : SYNC_CHUNKS;
 
 	if (b && b->n < b->size)
-		return 0;
+		return;
 	b = realloc(b, sizeof(*b) + size * sizeof(b->entries[0]));
 	if (!b)
-		return -ENOMEM;	/* a retry may come with the old one */
+		log_die("no memory for a sync");
 	if (!f->unsynced) {
 		b->n = 0;
 		f->refs++;	/* until it is on disk */
 	}
 	b->size = size;
 	f->unsynced = b;
-	return 0;
 }
 
 void
@@ -240,8 +239,9 @@ sync_note(struct file *f, uint32_t chunk, const struct presence_record *record)
 	struct timeval soon = { 0, SYNC_DELAY_MS * 1000 };
 	struct sync_entry *e;
 
-	if (f->dead || batch_grow(f) < 0)
-		return;		/* never recorded: fetched again some day */
+	if (f->dead)
+		return;
+	batch_grow(f);
 	e = &f->unsynced->entries[f->unsynced->n++];
 	*e = (struct sync_entry){ .chunk = chunk, .erase = !record };
 	if (record)

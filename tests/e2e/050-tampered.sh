@@ -56,3 +56,25 @@ suite_start
 wait_until 30 status_is c .state failed ||
 	fail "after a restart the bad device is back: $(ctl status c --json)"
 suite_stop
+
+# what is put aside is bounded, counts, and goes when nothing else may
+rm -rf "$T/store" "$T/run"
+suite_start
+for _ in 1 2 3 4 5 6; do
+	assert_exit 1 '^shedctl: DIGEST_MISMATCH: .' ctl attach "$IMAGE" \
+		--name w --fetch whole --integrity whole
+done
+aside=$(find "$T/store/quarantine" -type f | wc -l)
+assert_eq "$aside" 4 "files in quarantine"
+used=$(du -s -B1 "$T/store/quarantine" | cut -f1)
+assert_json ".total >= 4 * $SIZE * 9 / 10 and .total >= $used - 65536" \
+	ctl df --json
+suite_stop
+printf '[store]\nquota = %d\nmin-free = 0\n' $((used + SIZE / 2)) >"$T/conf"
+suite_start
+assert_exit 1 '^shedctl: DIGEST_MISMATCH: .' ctl attach "$IMAGE" \
+	--name w --fetch whole --integrity whole
+assert_json ".total <= $((used + SIZE / 2 + 65536))" ctl df --json
+grep -q 'removing quarantine/.* its room is needed' "$T/devd.log" ||
+	fail "nothing says that it went"
+suite_stop

@@ -313,6 +313,13 @@ cmp "$dups" "${FILE[dups]}" || fail "plain dups: changed by kill -9"
 suite_start
 wait_until 10 status_is plain-dups .self_contained true ||
 	fail "plain dups: $(ctl status plain-dups --json)"
+# damage where no record of a chunk looks: a second copy, and zeros
+spoil "$dups" $((4500 * 1024))
+spoil "$dups" $((2500 * 1024))
+assert_json '.damaged == 2 and .repaired == 2' \
+	ctl verify --json "${MAN[dups]}"
+cmp "$dups" "${FILE[dups]}" || fail "plain dups: not mended"
+assert_json '.damaged == 0' ctl verify --json "${MAN[dups]}"
 ctl detach plain-dups
 wait_until 10 gone plain-dups || fail "the device is left"
 plain=$(ctl attach "${MAN[dups]}" --name again --present plain)

@@ -497,7 +497,7 @@ kept_on_damage(const char *conf)
 	host_detach(dev);
 	host_keep(h, "someone", keep);
 	damage(h, base, 2 * MIB + 100);
-	until_logged(h, "damaged: ");
+	until_logged(h, "on disk are damaged");
 	return h;
 }
 
