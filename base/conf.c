@@ -178,6 +178,32 @@ set_min_free(struct conf *conf, const char *value, void *field)
 	return set_size(conf, value, field);
 }
 
+/* A share, 0..50%. */
+static int
+set_percent(struct conf *conf, const char *value, void *field)
+{
+	uint64_t n;
+	char *end;
+
+	(void)conf;
+	if (parse_number(value, &end, &n) < 0 || strcmp(end, "%") != 0 ||
+	    n > 50)
+		return -EINVAL;
+	*(uint32_t *)field = (uint32_t)n;
+	return 0;
+}
+
+static int
+set_requests(struct conf *conf, const char *value, void *field)
+{
+	uint32_t n;
+
+	if (set_u32(conf, value, &n) < 0 || n == 0 || n > 64)
+		return -EINVAL;
+	*(uint32_t *)field = n;
+	return 0;
+}
+
 /* The numbers are those of control.proto. */
 static int
 set_rung(struct conf *conf, const char *value, void *field)
@@ -262,9 +288,12 @@ static const struct key keys[] = {
 	{ "trust", "integrity", set_rung, AT(integrity), "chunk, whole, complete or transport" },
 	{ "network", "ca", set_path, AT(ca), "an absolute path" },
 	{ "network", "proxy", set_string, AT(proxy), "a URL" },
-	{ "network", "background-rate", set_size, AT(background_rate), "bytes a second, as 10M" },
+	{ "network", "no-proxy", set_string, AT(no_proxy), "hosts, as localhost,.example.com" },
+	{ "network", "rate", set_size, AT(rate), "bytes a second, as 50M; 0 for no limit" },
+	{ "network", "background-rate", set_size, AT(background_rate), "bytes a second, as 10M; 0 for no limit" },
+	{ "network", "hedge", set_percent, AT(hedge_percent), "a share, from 0% to 50%" },
 	{ "network", "on-outage", set_outage, AT(outage_eio), "stall or eio" },
-	{ "network", "outage-delay", set_u32, AT(outage_delay_s), "seconds" },
+	{ "network", "outage-delay", set_time, AT(outage_delay_s), "a time, as 60 or 5m, and not 0" },
 	{ "devices", "present", set_present, AT(present), "auto, nbd, ublk, file or plain" },
 	{ "devices", "max", set_u32, AT(max_devices), "a number" },
 	{ "devices", "group", set_string, AT(group), "a group's name" },
@@ -275,6 +304,10 @@ static const struct key keys[] = {
 
 static const struct key registry_keys[] = {
 	{ "registry", "mirrors", set_mirrors, 0, "at most 16 http:// or https:// URLs" },
+	{ "registry", "trust-mirrors", set_bool, REG(trust_mirrors), "yes or no" },
+	{ "registry", "max-requests", set_requests, REG(max_requests), "a number from 1 to 64" },
+	{ "registry", "client-cert", set_path, REG(client_cert), "an absolute path" },
+	{ "registry", "client-key", set_path, REG(client_key), "an absolute path" },
 	{ "registry", "insecure", set_bool, REG(insecure), "yes or no" },
 	{ "registry", "ca", set_path, REG(ca), "an absolute path" },
 	{ "registry", "auth-file", set_path, REG(auth_file), "an absolute path" },
@@ -313,6 +346,7 @@ registry_section(struct conf *conf, const char *section)
 	reg->host = strdup(host);
 	if (!reg->host)
 		return NULL;
+	reg->max_requests = CONF_REQUESTS;
 	conf->n_registries++;
 	return reg;
 }
@@ -375,6 +409,7 @@ conf_default(void)
 	c->scrub_rate = 16 << 20;
 	c->scrub_every_s = 7 * 24 * 60 * 60;
 	c->integrity = 3;	/* RUNG_WHOLE */
+	c->hedge_percent = 5;
 	c->outage_delay_s = 60;
 	c->max_devices = 256;
 	c->prefetch_boot = true;
@@ -447,11 +482,14 @@ conf_free(struct conf *conf)
 			free(reg->mirrors[k]);
 		free(reg->host);
 		free(reg->ca);
+		free(reg->client_cert);
+		free(reg->client_key);
 		free(reg->auth_file);
 	}
 	free(conf->store_path);
 	free(conf->ca);
 	free(conf->proxy);
+	free(conf->no_proxy);
 	free(conf->group);
 	free(conf);
 }

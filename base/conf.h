@@ -14,13 +14,17 @@
 #define CONF_FILE_MAX	(256 * 1024)	/* bytes; people write these by hand */
 #define CONF_REGISTRIES	64
 #define CONF_MIRRORS	16		/* of one registry */
+#define CONF_REQUESTS	8		/* to one host at once, by default */
 
 struct conf_registry {
 	char *host;		/* HOST[:PORT] */
 	char *mirrors[CONF_MIRRORS];	/* URLs, in order */
 	size_t n_mirrors;
+	bool trust_mirrors;	/* with what no hash will check */
+	uint32_t max_requests;	/* to one of these hosts at once, 1..64 */
 	bool insecure;		/* plain HTTP, or HTTPS without a check */
 	char *ca;		/* absolute path, or NULL */
+	char *client_cert, *client_key;	/* absolute paths, PEM; or NULL */
 	char *auth_file;	/* path of a docker config.json, or NULL */
 };
 
@@ -38,9 +42,11 @@ struct conf {
 	uint32_t integrity;	/* CTL(Rung): lowest that attach takes */
 	/* [network] */
 	char *ca, *proxy;
-	uint64_t background_rate;	/* bytes a second; 0: no limit */
+	char *no_proxy;		/* hosts, as curl's NO_PROXY; or NULL */
+	uint64_t rate, background_rate;	/* bytes a second; 0: no limit */
+	uint32_t hedge_percent;	/* of demand requests that may be sent twice */
 	bool outage_eio;
-	uint32_t outage_delay_s;
+	uint32_t outage_delay_s;	/* > 0 */
 	/* [devices] */
 	uint32_t present;	/* CTL(Present) */
 	uint32_t max_devices;

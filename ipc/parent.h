@@ -33,6 +33,8 @@ struct device_spec {
 	uint32_t rung;		/* CTL(Rung) */
 	uint32_t present;	/* CTL(Present) */
 	uint32_t restarts;	/* of its worker */
+	uint32_t eio_after_s;	/* a read gets EIO after so long an outage; 0:
+				 * it waits for as long as it takes */
 };
 
 enum parent_type {
