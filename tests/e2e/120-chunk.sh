@@ -29,6 +29,7 @@ it was fetched: $(ctl events)"
 grep -q "$PLAIN has no chunk index" "$T/devd.log" || fail "nor does the log"
 assert_eq "$(device_sha "$uri")" "${EROFS#sha256:}" "the whole device"
 ctl detach plain
+wait_until 10 gone plain || fail "device plain is left"
 wait_until 10 device_count 0 || fail "the device is left"
 ctl rm "$PLAIN"
 
@@ -58,6 +59,7 @@ bytes=$(registry_bytes "$EROFS")
 assert_le "$bytes" "$SIZE" "bytes of the erofs: each once"
 ctl map one >/dev/null
 ctl detach one
+wait_until 10 gone one || fail "device one is left"
 ctl rm "$IMAGE"
 suite_stop
 

@@ -28,11 +28,6 @@ make dups 5:2000 0:1500 5:2000 6:1000 5:2000
 make other 9:6000
 make loose 7:4000 0:1000 8:3000		# without an index
 
-gone() { # NAME
-	ctl ls --json | jq -e --arg n "$1" \
-		'[.devices[] | select(.name == $n)] | length == 0' >/dev/null
-}
-
 image_is() { # KEY JQ
 	ctl images --json | jq -e --arg d "${MAN[$1]}" \
 		".images[] | select(.image_digest == \$d) | $2" >/dev/null

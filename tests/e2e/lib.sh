@@ -464,6 +464,12 @@ spoil() {
 	END
 }
 
+# no device of that name, even one that is still being taken down
+gone() { # NAME
+	ctl ls --json | jq -e --arg n "$1" \
+		'[.devices[] | select(.name == $n)] | length == 0' >/dev/null
+}
+
 nbd_uri() { # NAME
 	status_of "$1" .path
 }
