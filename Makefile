@@ -46,17 +46,18 @@ SUITE := $(BASE) $(IPC) $(POLICY) $(GEN)
 IMAGE := image/ref.c image/manifest.c image/index.c
 FETCHERD := fetcherd/main.c fetcherd/request.c fetcherd/transfer.c \
 	fetcherd/check.c fetcherd/head.c fetcherd/referrers.c fetcherd/auth.c \
-	fetcherd/secret.c fetcherd/redirect.c fetcherd/guard.c fetcherd/site.c \
-	fetcherd/failure.c
+	fetcherd/secret.c fetcherd/redirect.c fetcherd/guard.c fetcherd/proxy.c \
+	fetcherd/site.c fetcherd/failure.c
 CACHED := cached/main.c cached/open.c cached/find.c cached/image.c \
 	cached/layout.c cached/file.c cached/catalog.c cached/presence.c \
-	cached/device.c cached/fill.c cached/chunk.c cached/fetch.c \
+	cached/device.c cached/outage.c cached/ahead.c cached/fill.c cached/chunk.c \
+	cached/fetch.c cached/source.c \
 	cached/sync.c cached/finish.c cached/quarantine.c cached/hold.c \
 	cached/room.c cached/gc.c cached/scrub.c cached/copy.c \
 	cached/work.c cached/status.c cached/store.c cached/disk.c $(CACHED_OS)
 DEVD := devd/main.c devd/parent.c devd/places.c devd/spawn.c devd/control.c \
-	devd/op.c devd/attach.c devd/store.c devd/device.c devd/answer.c \
-	devd/names.c devd/attachments.c
+	devd/op.c devd/attach.c devd/store.c devd/device.c devd/answer.c devd/doctor.c \
+	devd/names.c devd/attachments.c devd/login.c devd/credentials.c
 DEVD_IO := devd/io_main.c devd/io_core.c devd/io_want.c devd/nbd.c \
 	devd/nbd_handshake.c devd/nbd_reply.c devd/nbd_proto.c $(IO_OS)
 SHEDPACK := shedpack/main.c shedpack/index.c image/cut.c shedpack/inspect.c \
@@ -65,7 +66,8 @@ SHEDPACK := shedpack/main.c shedpack/index.c image/cut.c shedpack/inspect.c \
 	shedpack/registry.c shedpack/ask.c shedpack/login.c shedpack/http.c \
 	fetcherd/head.c fetcherd/secret.c fetcherd/redirect.c \
 	fetcherd/guard.c shedctl/progress.c shedctl/show.c shedctl/words.c
-SHEDCTL := shedctl/main.c shedctl/request.c shedctl/store.c shedctl/ask.c \
+SHEDCTL := shedctl/main.c shedctl/request.c shedctl/store.c shedctl/login.c \
+	shedctl/ask.c fetcherd/secret.c \
 	shedctl/client.c shedctl/dest.c shedctl/progress.c shedctl/show.c \
 	shedctl/json.c shedctl/words.c
 
@@ -97,9 +99,11 @@ bench_SRC := tests/store/bench.c $(HOST) cached/work.c cached/chunk.c \
 	cached/presence.c $(DISK) $(filter cached/idle_%,$(CACHED_OS))
 bench_PKGS := libxxhash
 bench_LIBS := -linih
-cached-recorded_SRC := $(cached_SRC) tests/store/disk_record.c
+cached-recorded_SRC := $(cached_SRC) tests/store/disk_record.c \
+	tests/store/clock_ahead.c
 cached-recorded_PKGS := $(cached_PKGS)
-cached-recorded_LIBS := $(cached_LIBS) $(RECORD)
+cached-recorded_LIBS := $(cached_LIBS) $(RECORD) -Wl,--wrap=clock_gettime \
+	-Wl,--wrap=event_add
 # The same for a guest: a life by chance on a real file system, cut and judged.
 guest_power_SRC := tests/store/guest_power.c tests/store/walk.c \
 	tests/store/logwrites.c $(HOST)
@@ -107,14 +111,22 @@ guest_power_PKGS := libxxhash
 guest_power_LIBS := -linih
 STORE_TESTS := cached-recorded guest_power
 
+# What end-to-end tests and `make bench-link` use: a network link of a chosen
+# round trip and rate, and a reader that takes the time.
+TOOLS := link reads
+link_SRC := tests/tools/link.c
+reads_SRC := tests/tools/reads.c
+reads_PKGS := libnbd
+
 # Unit tests: each with the files it is about.  Some include the file under
 # test, others play the neighbours of a whole program.
 UNIT := test_base test_conf test_ref test_manifest test_index test_cut \
-	test_presence test_catalog test_disk test_replay test_store \
+	test_presence test_catalog test_source test_disk test_replay test_store \
 	test_store_faults test_power test_names \
 	test_attachments test_control test_devd test_stream test_ipc test_policy test_nbd_proto \
 	test_io test_fetch_head test_fetch_guard test_fetch_secret \
-	test_fetch_referrers test_fetch_daemon test_fetch_login test_shedctl \
+	test_fetch_referrers test_fetch_proxy test_fetch_daemon test_fetch_login \
+	test_fetch_mirror test_fetch_http2 test_shedctl \
 	test_shedctl_service
 test_base_SRC := $(BASE)
 test_conf_SRC := $(BASE)
@@ -125,6 +137,7 @@ test_index_SRC := image/index.c $(BASE)
 test_cut_SRC := image/cut.c $(BASE)
 test_cut_PKGS := libxxhash
 test_presence_SRC := cached/presence.c $(BASE)
+test_source_SRC := cached/source.c $(BASE)
 test_catalog_SRC := cached/catalog.c $(BASE)
 test_disk_SRC := $(DISK) $(POLICY) $(BASE)
 test_replay_SRC := $(DISK) tests/store/disk_record.c tests/store/replay.c \
@@ -136,9 +149,23 @@ test_store_faults_SRC := $(HOST)
 test_store_faults_PKGS := libxxhash
 test_power_SRC := $(HOST)
 test_power_PKGS := libxxhash
-UNIT += test_flips test_mix test_mix_threads
+UNIT += test_outage test_control_outage
+test_outage_SRC := $(HOST)
+test_outage_PKGS := libxxhash
+test_control_outage_SRC := $(IPC) $(BASE) $(GEN)
+UNIT += test_credentials test_store_login
+test_credentials_SRC := devd/credentials.c devd/names.c $(BASE)
+test_store_login_SRC := $(HOST)
+test_store_login_PKGS := libxxhash
+UNIT += test_flips
 test_flips_SRC := tests/store/harm.c $(HOST)
 test_flips_PKGS := libxxhash
+# The mixes: make check wants each of one sanitizer only, see mix-asan.
+ifdef SANITIZER
+UNIT += test_mix test_mix_threads
+else
+MIXES := mix-asan mix-tsan
+endif
 test_mix_SRC := tests/store/mix.c tests/store/harm.c $(HOST)
 test_mix_PKGS := libxxhash
 # cached as threads of the test; between it and its files, what shows
@@ -165,12 +192,18 @@ test_fetch_guard_SRC := fetcherd/guard.c fetcherd/redirect.c fetcherd/head.c $(B
 test_fetch_guard_PKGS := libcurl
 test_fetch_secret_SRC := fetcherd/secret.c fetcherd/head.c $(BASE)
 test_fetch_secret_PKGS := libcurl jansson
+test_fetch_proxy_SRC := fetcherd/proxy.c fetcherd/head.c $(BASE)
+test_fetch_proxy_PKGS := libcurl
 test_fetch_referrers_SRC := fetcherd/referrers.c $(BASE)
 test_fetch_referrers_PKGS := jansson
 test_fetch_daemon_SRC := $(IPC) $(BASE) $(GEN)
 test_fetch_daemon_PKGS := jansson
 test_fetch_login_SRC := $(test_fetch_daemon_SRC)
 test_fetch_login_PKGS := jansson
+test_fetch_mirror_SRC := $(test_fetch_daemon_SRC)
+test_fetch_mirror_PKGS := jansson
+test_fetch_http2_SRC := $(test_fetch_daemon_SRC)
+test_fetch_http2_PKGS := jansson
 test_shedctl_SRC := $(filter-out shedctl/main.c,$(shedctl_SRC))
 test_shedctl_PKGS := jansson
 test_shedctl_service_SRC := $(test_shedctl_SRC)
@@ -193,6 +226,7 @@ $(foreach p,$(PROGRAMS),$(eval $(call program,$B/bin/$p,$p)))
 $(foreach t,$(UNIT),$(eval $(call program,$B/tests/unit/$t,$t)))
 $(foreach t,$(STORE_TESTS),$(eval $(call program,$B/tests/store/$t,$t)))
 $(eval $(call program,$B/tests/store/bench,bench))
+$(foreach t,$(TOOLS),$(eval $(call program,$B/tests/tools/$t,$t)))
 
 $B/gen/ipc/%.pb-c.c $B/gen/ipc/%.pb-c.h: ipc/%.proto
 	@mkdir -p $(@D)
@@ -219,7 +253,10 @@ help:
 #: asan           the same under AddressSanitizer and UBSan
 #: tsan           the same under ThreadSanitizer
 #: bench          ratios to nbdkit and curl, measured in one run
-#: soak           the same with N=200 kills, and the real image
+#: bench-link     the same through a simulated network: CELLS="20/200" chooses
+#:                round trip in ms and Mbit/s; RUNS=3, SIZE= in MB
+#: soak           the same, more: both mixes for 10 minutes, with 500 kills; each
+#:                process killed N=200 times; the real image
 #: fuzz           each fuzzer for SECONDS=60
 #: lint           cppcheck, shellcheck, manual pages, headers, line lengths
 #: format         clang-format over all C files
@@ -235,25 +272,43 @@ demo:
 demo-boot:
 	@tests/demo-boot.sh
 
-tests: all $(UNIT:%=$B/tests/unit/%) $(STORE_TESTS:%=$B/tests/store/%)
+tests: all $(UNIT:%=$B/tests/unit/%) $(STORE_TESTS:%=$B/tests/store/%) \
+	$(TOOLS:%=$B/tests/tools/%) $(MIXES)
 
 check: tests
 	BUILD=$B tests/run.sh $(T)
 
 # A variant of the policies that grants what sanitizers need, and no more.
-asan: SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined
-tsan: SANITIZE := -fsanitize=thread
+# $(1): asan or tsan, which also names its directory
+SANITIZE_asan := -fsanitize=address,undefined -fno-sanitize-recover=undefined
+SANITIZE_tsan := -fsanitize=thread
+sanitized = $(MAKE) B=$B/$(1) SANITIZER=1 HARDENING= \
+	LDFLAGS="$(SANITIZE_$(1))" CFLAGS="-O1 -g -fno-omit-frame-pointer \
+	-fPIE $(SANITIZE_$(1)) -DPOLICY_SANITIZER"
+
+# Where addresses are chosen with many random bits, a program of a sanitizer may
+# find none for its own memory (tests/run.sh says more).
 asan tsan:
-	$(MAKE) B=build/$@ SANITIZER=1 HARDENING= LDFLAGS="$(SANITIZE)" \
-	    CFLAGS="-O1 -g -fno-omit-frame-pointer -fPIE $(SANITIZE) \
-	    -DPOLICY_SANITIZER" check T="$(T)"
+	+$(shell setarch -R true 2>/dev/null && echo setarch -R) \
+	    $(call sanitized,$@) check T="$(T)"
+
+mix-asan:
+	+$(call sanitized,asan) $(addprefix $B/asan/,tests/unit/test_mix bin/cached)
+
+mix-tsan:
+	+$(call sanitized,tsan) $B/tsan/tests/unit/test_mix_threads
 
 bench: all $B/tests/store/bench
 	@tests/bench.sh
 
+bench-link: all $(TOOLS:%=$B/tests/tools/%)
+	@BUILD=$B tests/bench-link.sh
+	@BUILD=$B tests/bench-hedge.sh
+
 N ?= 200
 soak: tests
-	BUILD=$B KILLS=$(N) TEST_TIMEOUT=7200 REAL=1 tests/run.sh $(T)
+	BUILD=$B KILLS=$(N) MIX_SECONDS=600 MIX_KILLS=500 TEST_TIMEOUT=7200 \
+	    REAL=1 tests/run.sh $(T)
 
 FUZZERS := ipc nbd manifest index http
 SECONDS ?= 60
@@ -293,7 +348,7 @@ dist:
 clean:
 	rm -rf $B
 
-.PHONY: all help deps demo demo-boot tests check asan tsan bench soak fuzz lint format \
-	install dist clean
+.PHONY: all help deps demo demo-boot tests check asan tsan mix-asan mix-tsan \
+	bench bench-link soak fuzz lint format install dist clean
 .SECONDARY:
 -include $(shell find $B/obj -name '*.d' 2>/dev/null)

@@ -14,6 +14,7 @@
 #include "base/conf.h"
 #include "base/fd.h"
 #include "base/own.h"
+#include "base/times.h"
 
 /* inih would take the rest of a longer line as a line of its own. */
 #define LINE_MAX_BYTES	(INI_MAX_LINE - 2)
@@ -57,6 +58,19 @@ set_path(struct conf *conf, const char *value, void *field)
 	if (value[0] != '/')
 		return -EINVAL;
 	return set_string(conf, value, field);
+}
+
+static int
+set_proxy(struct conf *conf, const char *value, void *field)
+{
+	static const char *const schemes[] = { "http://", "https://",
+		"socks5h://" };
+
+	for (size_t i = 0; i < ARRAY_LEN(schemes); i++)
+		if (strncmp(value, schemes[i], strlen(schemes[i])) == 0 &&
+		    value[strlen(schemes[i])] != '\0')
+			return set_string(conf, value, field);
+	return -EINVAL;
 }
 
 static int
@@ -145,6 +159,18 @@ set_time(struct conf *conf, const char *value, void *field)
 	    n > UINT32_MAX / factor)
 		return -EINVAL;
 	*(uint64_t *)field = n * factor;
+	return 0;
+}
+
+/* Not before a chunk had its chance. */
+static int
+set_outage_delay(struct conf *conf, const char *value, void *field)
+{
+	uint64_t s;
+
+	if (set_time(conf, value, &s) < 0 || !times_fit(s))
+		return -EINVAL;
+	*(uint32_t *)field = (uint32_t)s;
 	return 0;
 }
 
@@ -264,7 +290,7 @@ set_mirrors(struct conf *conf, const char *value, void *field)
 	    url = strtok_r(NULL, " \t,", &save)) {
 		if ((strncmp(url, "http://", 7) != 0 &&
 		    strncmp(url, "https://", 8) != 0) ||
-		    reg->n_mirrors == CONF_MIRRORS)
+		    strpbrk(url, "?#@") || reg->n_mirrors == CONF_MIRRORS)
 			return -EINVAL;
 		reg->mirrors[reg->n_mirrors] = strdup(url);
 		if (!reg->mirrors[reg->n_mirrors])
@@ -287,13 +313,13 @@ static const struct key keys[] = {
 	{ "trust", "referrers", set_bool, AT(referrers), "yes or no" },
 	{ "trust", "integrity", set_rung, AT(integrity), "chunk, whole, complete or transport" },
 	{ "network", "ca", set_path, AT(ca), "an absolute path" },
-	{ "network", "proxy", set_string, AT(proxy), "a URL" },
+	{ "network", "proxy", set_proxy, AT(proxy), "an http://, https:// or socks5h:// URL" },
 	{ "network", "no-proxy", set_string, AT(no_proxy), "hosts, as localhost,.example.com" },
 	{ "network", "rate", set_size, AT(rate), "bytes a second, as 50M; 0 for no limit" },
 	{ "network", "background-rate", set_size, AT(background_rate), "bytes a second, as 10M; 0 for no limit" },
 	{ "network", "hedge", set_percent, AT(hedge_percent), "a share, from 0% to 50%" },
 	{ "network", "on-outage", set_outage, AT(outage_eio), "stall or eio" },
-	{ "network", "outage-delay", set_time, AT(outage_delay_s), "a time, as 60 or 5m, and not 0" },
+	{ "network", "outage-delay", set_outage_delay, AT(outage_delay_s), "a time as 60 or 5m, and at least the 30 s that a chunk may take; for one device it may be less, see shedctl attach --outage-delay" },
 	{ "devices", "present", set_present, AT(present), "auto, nbd, ublk, file or plain" },
 	{ "devices", "max", set_u32, AT(max_devices), "a number" },
 	{ "devices", "group", set_string, AT(group), "a group's name" },
@@ -303,7 +329,7 @@ static const struct key keys[] = {
 };
 
 static const struct key registry_keys[] = {
-	{ "registry", "mirrors", set_mirrors, 0, "at most 16 http:// or https:// URLs" },
+	{ "registry", "mirrors", set_mirrors, 0, "at most 16 http:// or https:// URLs, without user and query" },
 	{ "registry", "trust-mirrors", set_bool, REG(trust_mirrors), "yes or no" },
 	{ "registry", "max-requests", set_requests, REG(max_requests), "a number from 1 to 64" },
 	{ "registry", "client-cert", set_path, REG(client_cert), "an absolute path" },
@@ -431,10 +457,23 @@ long_line(const char *text)
 	return 0;
 }
 
+/* The host of a registry that has a client certificate without its key, or the
+ * other way round, or NULL. */
+static const char *
+half_pair(const struct conf *conf)
+{
+	for (size_t i = 0; i < conf->n_registries; i++)
+		if (!conf->registries[i].client_cert !=
+		    !conf->registries[i].client_key)
+			return conf->registries[i].host;
+	return NULL;
+}
+
 int
 conf_parse(const char *file, const char *text, struct conf **out,
     char **error)
 {
+	const char *half;
 	struct parse p = { .conf = conf_default() };
 	int line;
 
@@ -454,6 +493,14 @@ conf_parse(const char *file, const char *text, struct conf **out,
 		if (asprintf(error, "%s:%d: %s", file, line, what ? what :
 		    "this is no `key = value`, [section] or # comment") < 0)
 			*error = NULL;
+		return -EINVAL;
+	}
+	half = half_pair(p.conf);
+	if (half) {
+		if (asprintf(error, "%s: [registry \"%s\"] has one of "
+		    "client-cert and client-key; set both", file, half) < 0)
+			*error = NULL;
+		conf_free(p.conf);
 		return -EINVAL;
 	}
 	*out = p.conf;

@@ -14,7 +14,7 @@
 #define CONF_FILE_MAX	(256 * 1024)	/* bytes; people write these by hand */
 #define CONF_REGISTRIES	64
 #define CONF_MIRRORS	16		/* of one registry */
-#define CONF_REQUESTS	8		/* to one host at once, by default */
+#define CONF_REQUESTS	16		/* to one host at once, by default */
 
 struct conf_registry {
 	char *host;		/* HOST[:PORT] */
@@ -46,7 +46,7 @@ struct conf {
 	uint64_t rate, background_rate;	/* bytes a second; 0: no limit */
 	uint32_t hedge_percent;	/* of demand requests that may be sent twice */
 	bool outage_eio;
-	uint32_t outage_delay_s;	/* > 0 */
+	uint32_t outage_delay_s;	/* times_fit() */
 	/* [devices] */
 	uint32_t present;	/* CTL(Present) */
 	uint32_t max_devices;

@@ -23,6 +23,12 @@ int shm_sealed(const char *name, const void *content, size_t len);
  * descriptor or a mapping of his own.  The descriptor, or -errno. */
 int shm_private_writer(const char *name, size_t size, void **out);
 
+/* Is a received descriptor an object of at most max bytes that nobody can
+ * change any more, open for reading?  Nothing else is looked at, were it of a
+ * file system that does not answer.  *size: its bytes.  0, -EPROTO: it is none,
+ * -EFBIG. */
+int shm_is_sealed(int fd, size_t max, size_t *size);
+
 /* Map all of a received object.  want: its exact size; -EPROTO if it differs
  * or could still be resized.  0 or -errno. */
 int shm_map(int fd, size_t want, int writable, void **out);

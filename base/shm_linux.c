@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <unistd.h>
 
@@ -59,6 +60,23 @@ shm_sealed(const char *name, const void *content, size_t len)
 	    SIZE_SEALS | F_SEAL_WRITE | F_SEAL_SEAL) < 0)
 		return -errno;
 	return take_fd(&fd);
+}
+
+int
+shm_is_sealed(int fd, size_t max, size_t *size)
+{
+	const int want = SIZE_SEALS | F_SEAL_WRITE;
+	int seals = fcntl(fd, F_GET_SEALS), flags = fcntl(fd, F_GETFL);
+	struct stat st;
+
+	/* only a memfd has these: fstat() answers from memory */
+	if (seals < 0 || (seals & want) != want || flags < 0 ||
+	    (flags & O_ACCMODE) == O_WRONLY || fstat(fd, &st) < 0)
+		return -EPROTO;
+	if ((uint64_t)st.st_size > max)
+		return -EFBIG;
+	*size = (size_t)st.st_size;
+	return 0;
 }
 
 int

@@ -7,9 +7,9 @@
  *	layout.c -> file.c		what a device is made of; data files and
  *	   |          presence.c	what the disk says of them
  *	   |        catalog.c		which chunk lies in which file
- *	fill.c ---> fetch.c		a chunk on its way from the network
- *	   |            work.c		hashing and writing, on threads
- *	device.c			maps, reads that wait, scratch
+ *	fill.c ---> fetch.c source.c	a chunk on its way from the network
+ *	   |   ahead.c  work.c		reads to come; hashing, writing
+ *	device.c outage.c		maps, reads that wait, scratch
  *	sync.c				data first, then its records
  *	finish.c quarantine.c		the whole digest; if it is wrong
  *	room.c gc.c hold.c		quota, eviction; what is never evicted
@@ -51,6 +51,8 @@ struct layout;
 /* Log, and tell control, which tells subscribers. */
 void notice(const char *kind, const struct layout *l, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
+/* To control only. */
+void notice_send(const char *kind, const struct layout *l, const char *text);
 uint64_t now_ms(void);		/* monotonic */
 uint64_t wall_ms(void);		/* since 1970 */
 /* Requests or reads wait: look at the clock now and then until none does. */
@@ -228,7 +230,9 @@ struct file {
 	uint16_t number;	/* in the catalogue */
 	struct presence_header h;
 	uint64_t n_present, bytes_present;
-	uint64_t on_disk;	/* bytes allocated to data, records, index */
+	/* Bytes allocated to data, records, index; those of chunks that are not
+	 * recorded yet are estimated. */
+	uint64_t on_disk;
 	uint64_t index_on_disk;
 	bool complete;		/* the mark is there */
 	bool expanded;		/* and says: byte by byte the device itself */
@@ -237,7 +241,7 @@ struct file {
 	bool heal;		/* the mark went with another file's chunk */
 	uint64_t *used;		/* when each run was last of use, in ms */
 	bool used_news;
-	unsigned expected;	/* devices of what was opened lazily */
+	unsigned expected;	/* devices of what was opened for one */
 	uint64_t opened;	/* monotonic ms: the last of them */
 	bool dead;		/* removed; whoever has it open reads on */
 	bool evicting;		/* no write now */
@@ -328,6 +332,103 @@ bool catalog_find(const struct digest *sum, const struct file *own,
     struct file **f, uint32_t *chunk);
 uint64_t catalog_bytes(void);	/* its memory */
 
+/* ---- source.c: where bytes can be had; pure ---- */
+
+#define SOURCES_MAX	(CONF_MIRRORS + 1)
+#define LATENCIES	64	/* samples that a quantile is taken of */
+
+struct registry;
+
+struct source {
+	struct registry *registry;
+	char *mirror;		/* its URL; "": the registry itself */
+	bool trusted;		/* with what no hash will check */
+
+	/* health */
+	unsigned failures;	/* in a row; 0: it is up */
+	unsigned wrong;		/* how often its bytes were, in all */
+	uint64_t next_try;	/* monotonic ms, while it is not up */
+	uint64_t shunned;	/* until then: it asked for that, or lied */
+	uint64_t probing;	/* id of a Stat that asks whether it is back */
+	uint64_t asked;		/* monotonic ms: its last answer */
+	unsigned in_flight;	/* transfers, of all classes */
+
+	/* the path to it, see source_window() */
+	uint64_t rtt_us;	/* smoothed */
+	uint64_t least_us, old_least_us;	/* to a first chunk */
+	uint64_t rate, old_rate;	/* bytes a second */
+	uint64_t least_epoch, rate_epoch;	/* monotonic ms */
+	uint64_t startup_rate;
+	uint64_t round_end;	/* in bytes delivered */
+	unsigned rounds;
+	uint64_t delivered;	/* bytes, in all */
+	uint64_t outstanding;	/* bytes of lower classes, asked for */
+
+	uint32_t latency[LATENCIES];	/* us, of demand: to a first chunk */
+	size_t n_latency;
+};
+
+struct registry {
+	TAILQ_ENTRY(registry) entry;
+	char host[REF_HOST_MAX + 1];
+	struct source sources[SOURCES_MAX];	/* in order, itself last */
+	unsigned n_sources;
+	unsigned max_requests, in_flight;	/* of demand */
+	double hedges;		/* that may be sent now */
+	uint64_t n_demand, n_hedges;	/* in the life of this cached */
+};
+
+/* What is asked for. */
+struct source_ask {
+	bool checked;		/* a hash will tell whether it is right */
+	const uint64_t *skip_until;	/* by source, monotonic ms; or NULL */
+	const struct source *but;	/* another one than this; or NULL */
+	uint64_t now;		/* monotonic ms */
+};
+
+/* The registry of a host, made at first sight: never NULL, never freed. */
+struct registry *registry_get(const char *host);
+struct registry *registry_next(const struct registry *r); /* NULL: first */
+void registry_retry(struct registry *r);	/* at once: something changed */
+const char *source_name(const struct source *s);
+/* Whom to ask: one that is up, else one whose turn it is to be tried, with one
+ * request; else NULL, and *again (ms) is when to ask again. */
+struct source *source_choose(struct registry *r, const struct source_ask *ask,
+    uint64_t *again);
+/* One that should be asked for a byte, since another one serves meanwhile. */
+struct source *source_probe(struct registry *r, uint64_t now);
+bool source_up(const struct source *s);
+bool source_is_mirror(const struct source *s);
+void source_answered(struct source *s, uint64_t rtt_us, uint64_t now);
+void source_failed(struct source *s, uint32_t retry_after_s, uint64_t now);
+void source_wrong(struct source *s, uint64_t now);
+uint64_t source_backoff_ms(unsigned failures);	/* > 0; jittered */
+/* A transfer is over: `delivered` was `since` when it was sent, so long ago;
+ * full: the window was. */
+void source_delivered(struct source *s, uint64_t since, uint64_t us,
+    bool full, uint64_t now);
+/* Bytes that all classes below demand may have asked for and not received: the
+ * rate x the least round trip and a fifth more, or what our own processes may
+ * take where that is more. */
+uint64_t source_window(const struct source *s);
+uint64_t source_rate(const struct source *s);	/* bytes a second; 0: unknown */
+/* A first chunk took so long; one of demand that takes longer than the second
+ * number is worth a second request. */
+void source_latency(struct source *s, uint64_t us, bool demand, uint64_t now);
+uint64_t source_hedge_us(const struct source *s);
+/* A demand request is sent, of which so many in a hundred may be sent twice;
+ * may one be now? */
+void registry_asked(struct registry *r, unsigned percent);
+bool registry_hedge(struct registry *r);
+
+/* A limit of bytes a second, with a quarter of a second saved. */
+struct bucket {
+	double bytes;
+	uint64_t at;		/* monotonic ms */
+};
+uint64_t bucket_wait_ms(struct bucket *b, uint64_t rate, uint64_t now);
+void bucket_take(struct bucket *b, uint64_t bytes);
+
 /* ---- layout.c: what a device is made of ---- */
 
 #define LEANS_MAX	128	/* other files that one layout uses; < MAP_SLOTS */
@@ -347,6 +448,22 @@ struct extent {
 
 struct fill;
 struct device;
+
+/* What is fetched first. */
+enum fetch_class { FETCH_DEMAND, FETCH_AHEAD, FETCH_BACKGROUND };
+
+TAILQ_HEAD(fills, fill);
+
+/* Of a layout, while it is stalled: times in monotonic ms. */
+struct outage {
+	uint64_t since;		/* the first of its reads began */
+	uint64_t since_wall;	/* the same since 1970 */
+	bool answered;		/* a chunk has come since the last failure */
+	uint64_t answer;	/* when one came last, in an outage or not */
+	uint64_t waited;	/* a read waited last */
+	uint64_t alarm_at, alarm_wait_ms;	/* the next one, and then */
+	uint64_t n_eio, eio_said;	/* reads; when that was logged */
+};
 
 struct layout {
 	TAILQ_ENTRY(layout) entry;
@@ -370,6 +487,10 @@ struct layout {
 	uint64_t n_shared, bytes_shared;	/* present in other files */
 	struct fill **fills;	/* by chunk; NULL: none under way */
 	uint64_t n_fills;
+	struct fills queues[2];	/* of demand and readahead, first come */
+	uint64_t turn;		/* id of its last request, or its own */
+	uint64_t skip_until[SOURCES_MAX];	/* sources without its blob */
+	uint64_t full_until;	/* monotonic ms: what was fetched had no room */
 	TAILQ_HEAD(, device) devices;
 
 	bool complete;		/* whole digest fits, recorded */
@@ -390,7 +511,10 @@ struct layout {
 	/* for status */
 	uint64_t waiting;	/* reads that wait */
 	bool stalled;
+	struct outage outage;
+	uint64_t reads_eio;	/* in this cached's life */
 	char last_error[256];
+	char denied_by[REF_HOST_MAX + 1];	/* see status_denied() */
 };
 TAILQ_HEAD(layouts, layout);
 extern struct layouts layouts;
@@ -466,8 +590,9 @@ struct fill {
 	struct layout *layout;
 	uint32_t chunk;
 	enum fill_state state;
-	bool demand;		/* a read waits */
-	bool queued;		/* on the demand queue */
+	enum fetch_class class;
+	bool queued;		/* on its class's queue of the layout */
+	bool mark;		/* reads shall be seen when they come here */
 	bool adopt;		/* the map had it; note its digest */
 	bool for_lane;		/* the bytes themselves are wanted */
 	bool checking;		/* the job runs */
@@ -482,13 +607,19 @@ struct fill {
 	int import_result;
 	void (*imported)(void *arg, int result);	/* at its end */
 	void *import_arg;
-	struct transfer *transfer;
+	struct transfer *transfers[2];	/* that bring it; the second hedges */
+	struct source *from;	/* who sent its bytes */
 	struct place place;	/* CHECK: what is checked, and its state then */
 	enum chunk_state was;
 	struct chunk_job job;
 	TAILQ_HEAD(, waiter) waiters;
 };
 
+/* A chunk that is absent and nobody's will be read soon.  mark: it is published
+ * only when it is read.  false: it is here, or on its way. */
+bool fill_ahead(struct layout *l, uint32_t chunk, bool mark);
+/* Nobody reads ahead of any device any more. */
+void fill_ahead_stop(struct layout *l);
 /* Get a chunk verified and published: joins the fill under way or starts one.
  * waiter is told by want_extent_done().  for_lane: even if present, read it
  * again and hand over the bytes. */
@@ -499,7 +630,7 @@ void fill_want(struct layout *l, uint32_t chunk, struct waiter *waiter,
 int fill_adopt(struct layout *l, uint32_t chunk);
 void waiter_leave(struct waiter *w);
 
-/* From fetch.c: the chunk's bytes (taken), or the transfer failed. */
+/* From fetch.c: the chunk's bytes (taken), or no transfer brings it now. */
 void fill_data(struct fill *fill, uint8_t *buf, size_t len);
 void fill_requeue(struct fill *fill);
 /* A background fill for an absent chunk without one, in a transfer's hands. */
@@ -518,14 +649,27 @@ void fill_room(void);
 
 /* ---- fetch.c ---- */
 
-void fetch_queue(struct fill *fill);	/* demand, first come first served */
+void fetch_queue(struct fill *fill, enum fetch_class class);
 void fetch_unqueue(struct fill *fill);
+/* Its last waiter left, or nobody pulls the layout: cancel what is on its way
+ * and far from its end. */
+void fetch_unwanted(struct layout *l);
 void fetch_pump(void);			/* start what may be started */
 void fetch_link_up(void);
 void fetch_link_down(void);
 uint64_t fetch_new_id(void);
-/* A chunk's bytes were wrong: wait before asking for it again. */
-void fetch_distrust(struct fill *fill, const char *why);
+/* A chunk's bytes were wrong: ask somebody else, or wait before it is asked for
+ * again. */
+void fetch_distrust(struct fill *fill);
+/* What kept this host from answering may have changed: don't wait. */
+void fetch_retry(const char *host);
+/* Whom an Open's step asks: a mirror, or the registry itself, which is asked
+ * even while it is down, since a client waits. */
+struct source *fetch_source(const char *host, bool checked,
+    const uint64_t *skip_until);
+/* How a request to a mirror went; its bytes were wrong. */
+void fetch_outcome(struct source *s, const Suite__FetchDone *done);
+void fetch_wrong(struct source *s, const char *why);
 /* fetcherd does not keep to the protocol: its parent ends it. */
 void fetch_broken(void);
 ipc_handler on_manifest, on_blob_info, on_referring, on_data, on_fetch_done;
@@ -548,8 +692,9 @@ void device_complete(struct layout *l);
 /* A waiter's chunk: published (buf NULL), or could not be kept, and here are
  * its bytes. */
 void want_extent_done(struct waiter *w, const uint8_t *buf, size_t len);
-/* Reads of this layout wait for the network: say so, once. */
+/* Reads of this layout wait for the network: say so, once.  why: or NULL. */
 void device_stalled(struct layout *l, const char *why);
+/* It got a chunk from there: the outage is over, once no old read is left. */
 void device_recovered(struct layout *l);
 void device_adopt_more(struct layout *l);
 /* Does it still look at what a former cached published? */
@@ -560,6 +705,46 @@ bool device_plain(const struct layout *l);
 bool device_needs_whole(const struct layout *l);
 void device_touch_all(void);	/* what maps refer to is of use now */
 bool device_tick(void);		/* true: again */
+
+/* ---- ahead.c: what a device will read next ---- */
+
+#define STREAMS	8	/* sequential readers of one device that are told apart */
+
+struct stream {
+	uint64_t next;		/* where it goes on, bytes */
+	uint64_t end;		/* all before this was asked for */
+	uint64_t window;	/* bytes; 0: it may be no stream at all */
+	unsigned follow;	/* reads that went on with it */
+	uint64_t used;		/* number of the read that moved it last */
+};
+
+struct ahead {
+	struct stream streams[STREAMS];
+	uint64_t reads;
+	uint64_t most;		/* bytes; a window grows to at most that */
+};
+
+/* A read of the device that the worker could not serve by itself. */
+void ahead_read(struct ahead *a, struct layout *l, uint64_t offset,
+    uint64_t len);
+
+/* ---- outage.c: reads wait for the network ---- */
+
+/* The oldest of them began at `since`; an outage that has begun goes on.
+ * error: why the network failed just now; NULL: nobody said. */
+void outage_begin(struct layout *l, uint64_t since, const char *error);
+/* The network gave a chunk. */
+void outage_answered(struct layout *l);
+/* Is it over?  late: a read waits for longer than it should. */
+void outage_look(struct layout *l, bool late);
+/* Is it time for an alarm?  Then it is told for each device whose reads wait.
+ * oldest: when the oldest read began; 0: none waits. */
+bool outage_alarm_due(struct layout *l, uint64_t oldest);
+void outage_alarm(struct layout *l, const struct device_spec *spec,
+    unsigned reads);
+/* So many more reads of the device get EIO. */
+void outage_eio(struct layout *l, const struct device_spec *spec,
+    unsigned reads);
 
 /* ---- sync.c ---- */
 
@@ -695,6 +880,8 @@ struct open {
 	TAILQ_ENTRY(open) entry;
 	uint64_t id;		/* control's */
 	uint64_t fetch_id;	/* of fetcherd's request under way; 0: none */
+	struct source *source;	/* who was asked */
+	uint64_t skip_until[SOURCES_MAX];	/* who is not asked again */
 	enum open_step step;
 	struct image_ref ref;
 	struct image image;
@@ -703,6 +890,7 @@ struct open {
 	uint32_t asked, rung;	/* rung: the one taken, once it is */
 	bool whole, fallback, plain, restore;
 	bool own;		/* all of it in its own file */
+	bool device;		/* one will be made of it */
 	bool by_erofs;		/* named so, and no index of it is proven */
 	struct digest referrers[REFERRERS_MAX];
 	unsigned n_referrers, referrer;
@@ -759,5 +947,11 @@ void reply_failed(uint64_t id, Shedstream__Control__V1__Code code, bool retry,
 /* ---- status.c ---- */
 
 ipc_handler on_inspect, on_list_images, on_map_cells;
+/* That source won't serve this layout until there are other credentials: said
+ * once of a host.  No effect if the failure is of another kind. */
+void status_denied(struct layout *l, const struct source *s,
+    const Suite__FetchDone *done);
+void status_allowed(struct layout *l);	/* it is served */
+ipc_handler on_credentials;
 
 #endif

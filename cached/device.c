@@ -16,6 +16,9 @@
  *
  * A want in the lane queue asks for its unkept units again once it has a lane.
  * One lane holds a largest read, and a want holds at most one: no deadlock.
+ *
+ * While the network is away, wants wait for as long as it takes (outage.c), but
+ * for those of a device whose reads are to get EIO after some time.
  */
 #include <sys/mman.h>
 
@@ -60,6 +63,7 @@ struct device {
 	struct want *lanes[LANES];
 	bool lane_used[LANES];
 	uint64_t adopt_next;
+	struct ahead ahead;
 };
 
 static ipc_handler on_want, on_release;
@@ -292,10 +296,33 @@ want_free(struct want *want, struct wants *list)
 	free(want);
 }
 
+/* Its first read, or one that came before it, waits for too long. */
+static bool
+list_late(const struct wants *list, uint64_t now)
+{
+	const struct want *want = TAILQ_FIRST(list);
+
+	return want && now - want->started_ms > STALL_MS;
+}
+
+static bool
+layout_late(const struct layout *l, uint64_t now)
+{
+	const struct device *dev;
+
+	TAILQ_FOREACH(dev, &l->devices, entry)
+		if (list_late(&dev->wants, now) ||
+		    list_late(&dev->lane_queue, now) ||
+		    list_late(&dev->blocked, now))
+			return true;
+	return false;
+}
+
 static void
 want_answer(struct want *want, struct wants *list, uint32_t status)
 {
 	Suite__Here m = SUITE__HERE__INIT;
+	struct layout *l = want->dev->layout;
 
 	m.status = status;
 	m.lane = want->lane;
@@ -306,6 +333,8 @@ want_answer(struct want *want, struct wants *list, uint32_t status)
 	}
 	ipc_send(want->dev->link, want->id, SUITE_BODY(HERE), &m, NULL, 0, -1);
 	want_free(want, list);
+	if (l->stalled)		/* who reads on finds it in order again */
+		outage_look(l, layout_late(l, now_ms()));
 }
 
 /* Rung whole, and not whole (any more): wait until it is. */
@@ -515,6 +544,20 @@ want_new(struct device *dev, const Suite__Want *m, uint64_t id)
 	return want;
 }
 
+/* Only of what is fetched by ranges. */
+static void
+read_ahead(struct device *dev, const Suite__Want *m)
+{
+	struct layout *l = dev->layout;
+
+	if (l->complete || l->plain || l->failed || m->again ||
+	    now_ms() < l->full_until)
+		return;
+	ahead_read(&dev->ahead, l, m->first * dev->spec.unit,
+	    (uint64_t)m->count * dev->spec.unit);
+	fetch_pump();
+}
+
 static void
 on_want(void *owner, struct ipc_link *link, struct ipc_message *msg)
 {
@@ -539,8 +582,10 @@ on_want(void *owner, struct ipc_link *link, struct ipc_message *msg)
 		want_answer(want, &dev->wants, EIO);
 	else if (!may_publish(dev))
 		want_block(want);
-	else
+	else {
 		want_begin(want);
+		read_ahead(dev, m);
+	}
 }
 
 static void
@@ -628,33 +673,104 @@ device_needs_whole(const struct layout *l)
 	return false;
 }
 
+/* ---- outages ---- */
+
+/* When the oldest read that waits began; 0: none does. */
+static uint64_t
+list_oldest(const struct wants *list, uint64_t oldest)
+{
+	const struct want *want;
+
+	TAILQ_FOREACH(want, list, entry)
+		if (oldest == 0 || want->started_ms < oldest)
+			oldest = want->started_ms;
+	return oldest;
+}
+
+static uint64_t
+layout_oldest(const struct layout *l)
+{
+	const struct device *dev;
+	uint64_t oldest = 0;
+
+	TAILQ_FOREACH(dev, &l->devices, entry) {
+		oldest = list_oldest(&dev->wants, oldest);
+		oldest = list_oldest(&dev->lane_queue, oldest);
+		oldest = list_oldest(&dev->blocked, oldest);
+	}
+	return oldest;
+}
+
 void
 device_stalled(struct layout *l, const char *why)
 {
-	if (l->stalled || l->waiting == 0)
-		return;
-	l->stalled = true;
-	notice("stalled", l, "%llu reads wait for %s/%s: %s",
-	    (unsigned long long)l->waiting, l->host, l->repo, why);
+	if (l->waiting > 0)
+		outage_begin(l, l->stalled ? 0 : layout_oldest(l), why);
 }
 
 void
 device_recovered(struct layout *l)
 {
-	if (!l->stalled)
-		return;
-	l->stalled = false;
-	notice("recovered", l, "%s/%s answers again", l->host,
-	    l->repo);
-	tick_soon();
+	outage_answered(l);
 }
 
+/* Some of its chunks are to come from the network.  What is read back, hashed
+ * or written takes as long as the disk does, and is no outage. */
 static bool
-stalls(struct wants *list, uint64_t now)
+waits_for_network(const struct want *want)
 {
-	struct want *want = TAILQ_FIRST(list);
+	for (uint32_t i = 0; i < want->count; i++) {
+		const struct fill *f = want->waiters[i].fill;
 
-	return want && now - want->started_ms > STALL_MS;
+		if (f && (f->state == FILL_QUEUED || f->state == FILL_FETCH))
+			return true;
+	}
+	return false;
+}
+
+/* What waited for as long as the device lets it gets EIO, and nothing stays of
+ * that: the next read tries again.  Not where all of the image comes in one
+ * request, and still comes. */
+static void
+device_give_up(struct device *dev, uint64_t now)
+{
+	uint64_t most = dev->spec.eio_after_s * UINT64_C(1000);
+	struct layout *l = dev->layout;
+	struct want *want, *next;
+	unsigned n = 0;
+
+	if (most == 0 || !l->stalled || (l->plain && l->pulling &&
+	    now - l->outage.answer < most))
+		return;
+	for (want = TAILQ_FIRST(&dev->wants); want; want = next) {
+		next = TAILQ_NEXT(want, entry);
+		if (now - want->started_ms < most || !waits_for_network(want))
+			continue;
+		want_answer(want, &dev->wants, EIO);
+		n++;
+	}
+	if (n > 0)
+		outage_eio(l, &dev->spec, n);
+}
+
+static void
+layout_tick(struct layout *l, uint64_t now)
+{
+	struct device *dev;
+
+	/* On a full link reads are late, and no outage. */
+	if (!l->stalled && now - l->outage.answer > STALL_MS &&
+	    layout_late(l, now))
+		device_stalled(l, NULL);
+	outage_look(l, layout_late(l, now));
+	if (!l->stalled)
+		return;
+	if (outage_alarm_due(l, layout_oldest(l)))
+		TAILQ_FOREACH(dev, &l->devices, entry)
+			if (dev->n_wants > 0 || dev->spec.eio_after_s > 0)
+				outage_alarm(l, &dev->spec, dev->n_wants);
+	TAILQ_FOREACH(dev, &l->devices, entry)
+		device_give_up(dev, now);
 }
 
 bool
@@ -665,20 +781,18 @@ device_tick(void)
 	struct device *dev;
 	bool any = false;
 
-	TAILQ_FOREACH(l, &layouts, entry)
+	TAILQ_FOREACH(l, &layouts, entry) {
+		layout_tick(l, now);
+		any |= l->stalled;
 		TAILQ_FOREACH(dev, &l->devices, entry) {
 			any |= dev->n_wants > 0;
-			if (stalls(&dev->wants, now) ||
-			    stalls(&dev->lane_queue, now) ||
-			    stalls(&dev->blocked, now))
-				device_stalled(l, l->last_error[0] ?
-				    l->last_error : "no answer yet");
 			if (!TAILQ_EMPTY(&dev->blocked) && !l->pulling &&
 			    now > l->pull_again) {
 				l->pull_again = now + PULL_AGAIN_MS;
 				finish_pull(l, false);
 			}
 		}
+	}
 	return any;
 }
 
@@ -936,6 +1050,8 @@ device_gone(const struct device_spec *spec)
 	for (uint32_t i = 0; i < MAP_SLOTS; i++)
 		file_put(dev->slots[i]);
 	TAILQ_REMOVE(&dev->layout->devices, dev, entry);
+	if (TAILQ_EMPTY(&dev->layout->devices))
+		fill_ahead_stop(dev->layout);
 	layout_put(dev->layout);
 	free(dev);
 }

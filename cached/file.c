@@ -161,7 +161,7 @@ file_kept(struct file *f, uint32_t chunk, const struct presence_record *r,
 	file_touch(f, r->offset, r->length);
 	catalog_add(&r->sum, f, chunk);
 	sync_note(f, chunk, r);
-	file_account(f);
+	f->on_disk += (r->length + MAP_BLOCK - 1) / MAP_BLOCK * MAP_BLOCK;
 }
 
 void

@@ -27,8 +27,8 @@
 
 #define CHECKS_MAX	32	/* buffers of one chunk each; two threads hash */
 #define NO_ROOM_LOG_MS	60000
+#define FULL_MS		10000	/* nothing is read ahead that can't be kept */
 
-TAILQ_HEAD(fills, fill);
 static struct fills checks = TAILQ_HEAD_INITIALIZER(checks);
 static struct fills roomless = TAILQ_HEAD_INITIALIZER(roomless);
 static unsigned checks_running;
@@ -49,6 +49,7 @@ fill_new(struct layout *l, uint32_t chunk)
 		log_die("no memory for a fill");
 	f->layout = l;
 	f->chunk = chunk;
+	f->class = FETCH_BACKGROUND;
 	TAILQ_INIT(&f->waiters);
 	l->fills[chunk] = f;
 	l->n_fills++;
@@ -119,9 +120,7 @@ static void
 fill_queue(struct fill *f)
 {
 	f->state = FILL_QUEUED;
-	f->transfer = NULL;
-	if (f->demand)
-		fetch_queue(f);
+	fetch_queue(f, f->class);
 }
 
 /* It has to come from the network, unless another file has it by now. */
@@ -160,10 +159,8 @@ check_failed(struct fill *f)
 		finish_mend(l, chunk);
 		if (adopt)
 			device_adopt_more(l);
-	} else {
-		f->demand = true;
+	} else
 		fill_fetch(f);
-	}
 	fetch_pump();
 	layout_put(l);
 }
@@ -206,10 +203,9 @@ check_again(struct fill *f)
 	l->refs++;
 	if (layout_state(l, f->chunk) != CHUNK_ABSENT)
 		fill_check(f);
-	else if (!TAILQ_EMPTY(&f->waiters)) {
-		f->demand = true;
+	else if (!TAILQ_EMPTY(&f->waiters))
 		fill_fetch(f);
-	} else {
+	else {
 		fill_free(f);
 		if (adopt)
 			device_adopt_more(l);
@@ -293,13 +289,15 @@ fill_want(struct layout *l, uint32_t chunk, struct waiter *waiter,
 	f->for_lane |= for_lane;
 	waiter->fill = f;
 	TAILQ_INSERT_TAIL(&f->waiters, waiter, entry);
-	f->demand = true;
+	if (f->state == FILL_QUEUED)
+		fetch_unqueue(f);
+	f->class = FETCH_DEMAND;
 	if (is_new && layout_state(l, chunk) != CHUNK_ABSENT)
 		fill_check(f);
 	else if (is_new)
 		fill_fetch(f);
 	else if (f->state == FILL_QUEUED)
-		fetch_queue(f);
+		fetch_queue(f, FETCH_DEMAND);
 }
 
 int
@@ -324,8 +322,39 @@ waiter_leave(struct waiter *w)
 		return;
 	TAILQ_REMOVE(&f->waiters, w, entry);
 	w->fill = NULL;
-	if (TAILQ_EMPTY(&f->waiters) && f->state == FILL_QUEUED)
+	if (!TAILQ_EMPTY(&f->waiters))
+		return;
+	if (f->state == FILL_QUEUED)
 		fill_free(f);	/* nobody wants it and nothing was sent */
+	else if (f->state == FILL_FETCH)
+		fetch_unwanted(f->layout);
+}
+
+bool
+fill_ahead(struct layout *l, uint32_t chunk, bool mark)
+{
+	struct fill *f;
+
+	if (l->fills[chunk] || layout_state(l, chunk) != CHUNK_ABSENT ||
+	    layout_lookup(l, chunk))
+		return false;
+	f = fill_new(l, chunk);
+	f->class = FETCH_AHEAD;
+	f->mark = mark;
+	fill_queue(f);
+	return true;
+}
+
+void
+fill_ahead_stop(struct layout *l)
+{
+	struct fill *f;
+
+	l->refs++;
+	while ((f = TAILQ_FIRST(&l->queues[FETCH_AHEAD])))
+		fill_free(f);
+	fetch_unwanted(l);
+	layout_put(l);
 }
 
 struct fill *
@@ -334,7 +363,7 @@ fill_background(struct layout *l, uint32_t chunk, struct transfer *t)
 	struct fill *f = fill_new(l, chunk);
 
 	f->state = FILL_FETCH;
-	f->transfer = t;
+	f->transfers[0] = t;
 	return f;
 }
 
@@ -349,12 +378,10 @@ fill_move(struct layout *l, uint32_t chunk)
 void
 fill_requeue(struct fill *f)
 {
-	if (!TAILQ_EMPTY(&f->waiters)) {
-		f->demand = true;
+	if (!TAILQ_EMPTY(&f->waiters))
 		fill_fetch(f);
-		return;
-	}
-	fill_free(f);
+	else
+		fill_free(f);
 }
 
 /* No room for the bytes: who waits is served all the same. */
@@ -364,6 +391,7 @@ keep_refused(struct fill *f, int r)
 	static uint64_t said;
 	struct layout *l = f->layout;
 
+	l->full_until = now_ms() + FULL_MS;
 	snprintf(l->last_error, sizeof(l->last_error), "the store can't keep "
 	    "what is fetched: %s", r == -EDQUOT ? "its quota is used by what "
 	    "is attached, pinned or kept" : strerror(-r));
@@ -405,9 +433,9 @@ keep_wrong(struct fill *f)
 	struct digest_text want = digest_to_text(&f->job.expected),
 	    got = digest_to_text(&f->job.digest);
 
-	log_err("%s/%s chunk %u: wanted %s, got %s", l->host, l->repo,
-	    f->chunk, want.text, got.text);
-	fetch_distrust(f, "the registry sent bytes with a wrong digest");
+	log_err("%s/%s chunk %u: wanted %s, got %s from %s", l->host, l->repo,
+	    f->chunk, want.text, got.text, source_name(f->from));
+	fetch_distrust(f);
 	free(take_ptr(f->job.buf));
 	fill_requeue(f);
 	fetch_pump();
@@ -439,7 +467,8 @@ keep_done(struct job *job)
 		return;
 	}
 	file_kept(l->file, f->chunk, &r, f->flags);
-	device_publish(l, f->chunk);
+	if (!f->mark || !TAILQ_EMPTY(&f->waiters))
+		device_publish(l, f->chunk);
 	device_recovered(l);
 	open_layout_changed(l);
 	fill_finish(f, false);
@@ -477,7 +506,7 @@ void
 fill_data(struct fill *f, uint8_t *buf, size_t len)
 {
 	assert(f->state == FILL_FETCH);
-	f->transfer = NULL;
+	f->transfers[0] = f->transfers[1] = NULL;
 	f->job.buf = buf;
 	f->job.len = len;
 	keeping++;

@@ -108,6 +108,26 @@ send_stat(struct open *o, Suite__Source *source)
 	    -1);
 }
 
+/* Will a hash, or what a hash has proven, tell whether the answer is right?
+ * Then mirrors may give it. */
+static bool
+is_checked(const struct open *o)
+{
+	switch (o->step) {
+	case STEP_RESOLVE:
+	case STEP_PLATFORM:
+		return o->ref.has_digest;
+	case STEP_ARTIFACT:
+	case STEP_INDEX_SIZE:
+	case STEP_INDEX:
+		return true;
+	case STEP_STAT:
+		return o->index != NULL;
+	default:
+		return false;
+	}
+}
+
 void
 find_begin(struct open *o)
 {
@@ -126,9 +146,32 @@ find_begin(struct open *o)
 	o->fetch_id = fetch_new_id();
 	if (!fetcherd_link)
 		return;		/* open_resend() */
+	o->source = fetch_source(o->image.host, is_checked(o), o->skip_until);
 	source.host = o->image.host;
 	source.repo = o->image.repo;
+	source.mirror = o->source->mirror;
 	send[o->step](o, &source);
+}
+
+/* A mirror was of no use: ask the next one, and in the end the registry. */
+static bool
+ask_next(struct open *o)
+{
+	const struct source *s = o->source;
+
+	if (!source_is_mirror(s))
+		return false;
+	o->skip_until[s - s->registry->sources] = UINT64_MAX;
+	find_begin(o);
+	return true;
+}
+
+static bool
+ask_after_wrong(struct open *o, const char *what)
+{
+	if (source_is_mirror(o->source))
+		fetch_wrong(o->source, what);
+	return ask_next(o);
 }
 
 void
@@ -159,10 +202,28 @@ use_known_tag(struct open *o)
 	return true;
 }
 
+/* What the name meant last is all here: that needs no credentials. */
+static bool
+known_complete(const struct open *o)
+{
+	const struct image *image = image_by_name(o->image.name);
+	uint32_t rung = o->rung == CTL_RUNG(DEFAULT) ? CTL_RUNG(CHUNK) :
+	    o->rung;
+	const struct file *f = image ?
+	    file_by_key(image_layout(image, rung)) : NULL;
+
+	return f && f->complete;
+}
+
 static void
 step_failed(struct open *o, const Suite__FetchDone *done)
 {
 	o->fetch_id = 0;
+	if (source_is_mirror(o->source)) {
+		fetch_outcome(o->source, done);
+		ask_next(o);
+		return;
+	}
 	if (!done->retry && (o->step == STEP_REFERRERS ||
 	    o->step == STEP_ARTIFACT)) {
 		log_warn("an index that refers to %s: %s", o->image.name,
@@ -170,12 +231,15 @@ step_failed(struct open *o, const Suite__FetchDone *done)
 		next_referrer(o);
 		return;
 	}
+	o->code = done->code;
+	snprintf(o->why, sizeof(o->why), "%s", done->text);
+	if (done->code == CTL_CODE(AUTH_DENIED) && known_complete(o) &&
+	    use_known_tag(o))
+		return;
 	if (!done->retry) {
 		open_fail(o, done->code, false, "%s", done->text);
 		return;
 	}
-	o->code = done->code;
-	snprintf(o->why, sizeof(o->why), "%s", done->text);
 	if (o->retry_ms && use_known_tag(o))
 		return;		/* asked twice */
 	o->retry_ms = o->retry_ms ? o->retry_ms * 2 : RETRY_FIRST_MS;
@@ -376,6 +440,9 @@ got_index_bytes(struct open *o)
 	const char *why = "";
 
 	if (!digest_equal(&sum, &o->image.index)) {
+		if (ask_after_wrong(o, "the chunk index that it sent is not "
+		    "what was asked for"))
+			return;
 		free(take_ptr(o->index));
 		open_fail(o, CTL_CODE(DIGEST_MISMATCH), true, "the chunk index "
 		    "of %s hashes to %s, which is not its name; the registry "
@@ -471,6 +538,9 @@ got_manifest(struct open *o, const struct ipc_message *msg)
 	if ((named && !digest_equal(&sum, named)) ||
 	    (reply->digest[0] && (digest_parse(reply->digest, &claimed) < 0 ||
 	    !digest_equal(&sum, &claimed)))) {
+		if (ask_after_wrong(o, "the manifest that it sent is not what "
+		    "was asked for"))
+			return;
 		open_fail(o, CTL_CODE(DIGEST_MISMATCH), true, "the manifest of "
 		    "%s hashes to %s, which is not its name; the registry or "
 		    "something in between is broken", o->image.name,
@@ -518,12 +588,25 @@ no_ranges(struct open *o)
 	return true;
 }
 
+/* Does it say what can be used? */
+static bool
+mirror_fits(const struct open *o, const Suite__BlobInfo *info)
+{
+	if (o->step == STEP_INDEX_SIZE)
+		return info->size <= INDEX_SIZE_MAX;
+	return info->range_ok && (!o->index ||
+	    info->size == index_blob(&o->parsed, 0).size);
+}
+
 static void
 got_blob_info(struct open *o, const Suite__BlobInfo *info)
 {
 	uint64_t want = info->size;
 
 	o->fetch_id = 0;
+	if (source_is_mirror(o->source) && !mirror_fits(o, info) &&
+	    ask_next(o))
+		return;
 	if (o->step == STEP_INDEX_SIZE) {
 		got_index_size(o, info->size);
 		return;

@@ -148,6 +148,7 @@ finish_stop(struct layout *l)
 		return;
 	l->pulling = false;
 	l->own = false;
+	fetch_unwanted(l);
 	layout_put(l);
 }
 

@@ -499,6 +499,9 @@ layout_get(const struct layout_spec *spec, struct layout **out)
 	snprintf(l->host, sizeof(l->host), "%s", spec->host);
 	snprintf(l->repo, sizeof(l->repo), "%s", spec->repo);
 	TAILQ_INIT(&l->devices);
+	TAILQ_INIT(&l->queues[FETCH_DEMAND]);
+	TAILQ_INIT(&l->queues[FETCH_AHEAD]);
+	l->turn = fetch_new_id();
 	r = layout_load(l, spec);
 	if (r < 0) {
 		layout_free(l);

@@ -50,6 +50,7 @@ static const struct ipc_rule rules[] = {
 	{ SUITE_BODY(BLOB_INFO), "blob_info", PEER_FETCHERD, PHASE_ANY, false, false, on_blob_info },
 	{ SUITE_BODY(REFERRING), "referring", PEER_FETCHERD, PHASE_ANY, false, false, on_referring },
 	{ SUITE_BODY(DATA), "data", PEER_FETCHERD, PHASE_ANY, false, true, on_data },
+	{ SUITE_BODY(CREDENTIALS), "credentials", PEER_FETCHERD, PHASE_ANY, false, false, on_credentials },
 	{ SUITE_BODY(FETCH_DONE), "fetch_done", PEER_FETCHERD, PHASE_ANY, false, false, on_fetch_done },
 };
 static const struct ipc_table table = {
@@ -84,10 +85,26 @@ wall_ms(void)
 }
 
 void
+notice_send(const char *kind, const struct layout *l, const char *text)
+{
+	Suite__Notice m = SUITE__NOTICE__INIT;
+
+	if (!control_link)
+		return;
+	m.kind = (char *)kind;
+	if (l) {
+		m.layout.data = (uint8_t *)l->key.bytes;
+		m.blob_digest.data = (uint8_t *)l->blob.bytes;
+		m.layout.len = m.blob_digest.len = DIGEST_LEN;
+	}
+	m.text = (char *)text;
+	ipc_send(control_link, 0, SUITE_BODY(NOTICE), &m, NULL, 0, -1);
+}
+
+void
 notice(const char *kind, const struct layout *l, const char *fmt, ...)
 {
 	struct digest_text digest = { "" };
-	Suite__Notice m = SUITE__NOTICE__INIT;
 	char text[512];
 	va_list args;
 
@@ -97,16 +114,7 @@ notice(const char *kind, const struct layout *l, const char *fmt, ...)
 	vsnprintf(text, sizeof(text), fmt, args);
 	va_end(args);
 	log_warn("%s %.19s%s%s", kind, digest.text, l ? ": " : "", text);
-	if (!control_link)
-		return;
-	m.kind = (char *)kind;
-	if (l) {
-		m.layout.data = (uint8_t *)l->key.bytes;
-		m.blob_digest.data = (uint8_t *)l->blob.bytes;
-		m.layout.len = m.blob_digest.len = DIGEST_LEN;
-	}
-	m.text = text;
-	ipc_send(control_link, 0, SUITE_BODY(NOTICE), &m, NULL, 0, -1);
+	notice_send(kind, l, text);
 }
 
 static void

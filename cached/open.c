@@ -104,7 +104,7 @@ open_done(struct open *o)
 	char data[DIGEST_HEX + 48];
 
 	/* One that is there already is perhaps what was asked for. */
-	if (!o->whole && TAILQ_EMPTY(&l->devices)) {
+	if (o->device && TAILQ_EMPTY(&l->devices)) {
 		l->file->expected++;
 		l->file->opened = now_ms();
 	}
@@ -339,6 +339,7 @@ on_open(void *owner, struct ipc_link *link, struct ipc_message *msg)
 	o->rung = o->asked = m->rung;
 	o->restore = m->restore;
 	o->own = m->plain;
+	o->device = m->device;
 	o->whole = (m->whole || m->plain || m->rung == CTL_RUNG(WHOLE)) &&
 	    !m->restore;
 	o->fallback = m->fallback_whole;

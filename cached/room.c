@@ -23,6 +23,7 @@
 #include "cached/disk.h"
 
 #define EVICT_MORE	(4 * 1024 * 1024)	/* beyond what is needed now */
+#define LOOK_MS		20	/* so long what is free is taken to be so */
 #define BARREN_MS	1000	/* nothing was found to evict: look again then */
 
 static uint64_t reserved;	/* bytes on their way to the disk */
@@ -38,20 +39,39 @@ min_free(uint64_t total)
 	    total / 100 * conf->min_free_percent : conf->min_free;
 }
 
+/* What is free on its file system, looked up now and then. */
+static struct {
+	uint64_t at;		/* monotonic ms; 0: never */
+	uint64_t bytes, total;
+	uint64_t taken;		/* perhaps not yet written then, or since */
+} space;
+
+static bool
+space_look(void)
+{
+	if (space.at && now_ms() - space.at < LOOK_MS)
+		return true;
+	if (disk_room(store_dir(), &space.bytes, &space.total) < 0)
+		return false;
+	space.at = now_ms();
+	space.taken = reserved;
+	return true;
+}
+
 /* Bytes that are missing for len more; *why: -EDQUOT or -ENOSPC. */
 static uint64_t
 missing_for(uint64_t len, int *why)
 {
-	uint64_t used = file_total() + reserved + len, free_bytes, total;
+	uint64_t used = file_total() + reserved + len, need;
 
 	*why = -EDQUOT;
 	if (conf->quota && used > conf->quota)
 		return used - conf->quota;
 	*why = -ENOSPC;
-	if (disk_room(store_dir(), &free_bytes, &total) == 0 &&
-	    free_bytes < min_free(total) + reserved + len)
-		return min_free(total) + reserved + len - free_bytes;
-	return 0;
+	if (!space_look())
+		return 0;
+	need = min_free(space.total) + space.taken + len;
+	return space.bytes < need ? need - space.bytes : 0;
 }
 
 int
@@ -64,6 +84,7 @@ room_take(uint64_t len)
 	missing = missing_for(len, &why);
 	if (missing == 0) {
 		reserved += len;
+		space.taken += len;
 		return 0;
 	}
 	if (evictions > 0)
@@ -327,6 +348,7 @@ evict_done(struct job *job)
 	else if (e->pick->all)
 		f->h = e->header;
 	evictions--;
+	space.at = 0;
 	f->evicting = false;
 	file_account(f);
 	if (job->result == 0 && f->n_present == 0 && f->refs == 1 &&

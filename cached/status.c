@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Numbers for control: layouts, images, maps of cells. */
+/* Numbers for control: layouts, images, maps of cells; who is refused. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -45,6 +46,8 @@ on_inspect(void *owner, struct ipc_link *link, struct ipc_message *msg)
 		m.requests_retried = c->requests_retried;
 		m.requests_failed = c->requests_failed;
 		m.stalled_reads = l->stalled ? l->waiting : 0;
+		m.stalled_since = l->stalled ? l->outage.since_wall / 1000 : 0;
+		m.reads_eio = l->reads_eio;
 		m.complete = m.network_free = l->complete;
 		m.self_contained = layout_self_contained(l);
 		m.unproven = layout_unproven(l);
@@ -52,6 +55,7 @@ on_inspect(void *owner, struct ipc_link *link, struct ipc_message *msg)
 		m.failed = l->failed;
 		m.completing = l->pulling || l->digesting;
 		m.last_error = l->last_error;
+		m.denied_by = l->denied_by;
 		m.damaged = l->file->damaged;
 	}
 	ipc_send(link, msg->id, SUITE_BODY(LAYOUT), &m, NULL, 0, -1);
@@ -139,4 +143,75 @@ on_map_cells(void *owner, struct ipc_link *link, struct ipc_message *msg)
 		m.cells.len = req->cells;
 	}
 	ipc_send(link, msg->id, SUITE_BODY(CELLS), &m, NULL, 0, -1);
+}
+
+/* ---- credentials ---- */
+
+/* HOST[:PORT] of who is asked there: of a mirror's URL, or the registry. */
+static void
+source_host(const struct source *s, char host[REF_HOST_MAX + 1])
+{
+	const char *at = strstr(s->mirror, "://");
+
+	at = at ? at + 3 : s->registry->host;
+	snprintf(host, REF_HOST_MAX + 1, "%.*s", (int)strcspn(at, "/"), at);
+}
+
+static bool
+host_denies(const char *host)
+{
+	const struct layout *l;
+
+	TAILQ_FOREACH(l, &layouts, entry)
+		if (strcmp(l->denied_by, host) == 0)
+			return true;
+	return false;
+}
+
+void
+status_denied(struct layout *l, const struct source *s,
+    const Suite__FetchDone *done)
+{
+	char host[REF_HOST_MAX + 1];
+	bool said;
+
+	/* 407 is the proxy's, and what may work again needs nobody */
+	if (done->code != CTL_CODE(AUTH_DENIED) || done->retry ||
+	    done->http_status == 407)
+		return;
+	source_host(s, host);
+	said = host_denies(host);
+	memcpy(l->denied_by, host, sizeof(host));
+	if (!said)
+		notice("credentials-needed", l, "%s refuses access to %s/%s; "
+		    "run `shedctl login %s`", host, l->host, l->repo, host);
+}
+
+void
+status_allowed(struct layout *l)
+{
+	l->denied_by[0] = '\0';
+}
+
+void
+on_credentials(void *owner, struct ipc_link *link, struct ipc_message *msg)
+{
+	const Suite__Credentials *m = msg->body;
+	const struct registry *r = NULL;
+	char host[REF_HOST_MAX + 1];
+	struct layout *l;
+
+	(void)owner;
+	(void)link;
+	TAILQ_FOREACH(l, &layouts, entry)
+		if (strcmp(l->denied_by, m->host) == 0)
+			status_allowed(l);
+	while ((r = registry_next(r)))
+		for (unsigned i = 0; i < r->n_sources; i++) {
+			source_host(&r->sources[i], host);
+			if (strcmp(host, m->host) == 0) {
+				fetch_retry(r->host);
+				break;
+			}
+		}
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * What there is: ls, status, images, map, health.  Numbers of layouts come
+ * What there is: ls, status, images, map, health (and what doctor.c makes of
+ * it).  Numbers of layouts come
  * from cached, those of reads from each device's statistics page.  A query
  * collects cached's answers, and is answered without them when cached is away
  * or slow: an answer with old numbers beats none.
@@ -8,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/log.h"
 #include "base/own.h"
@@ -19,7 +21,7 @@
 #define CONSUMERS_SHOWN	32	/* of one device */
 
 enum query_kind { QUERY_LIST, QUERY_STATUS, QUERY_HEALTH, QUERY_IMAGES,
-    QUERY_MAP };
+    QUERY_MAP, QUERY_DOCTOR };
 
 struct row {
 	CTL(ImagesReply__Row) row;
@@ -96,6 +98,8 @@ show_layout(CTL(Device) *m, const struct device *d)
 	m->requests_retried = l->requests_retried;
 	m->requests_failed = l->requests_failed;
 	m->stalled_reads = l->stalled_reads;
+	m->stalled_since = l->stalled_since;
+	m->reads_eio = l->reads_eio;
 }
 
 static void
@@ -152,6 +156,9 @@ show(struct shown *s, struct device *d)
 	m->path = d->state == DEVICE_READY ? s->path : (char *)"";
 	m->present = d->spec.present;
 	m->rung = d->spec.rung;
+	m->on_outage = d->spec.eio_after_s ? CTL_OUTAGE(EIO) :
+	    CTL_OUTAGE(STALL);
+	m->outage_delay_s = d->spec.eio_after_s;
 	m->state = shown_state(d);
 	m->last_error = s->error;
 	m->worker_restarts = d->spec.restarts;
@@ -216,6 +223,29 @@ answer_status(struct query *q)
 	send_devices(q, shown, 1, false);
 }
 
+bool
+device_ill(const struct device *d, char *text, size_t size)
+{
+	const char *why = d->last_error[0] ? d->last_error : d->layout_error;
+	uint64_t since = d->layout.stalled_since;
+
+	if (shown_state(d) == SHEDSTREAM__CONTROL__V1__DEVICE__STATE__FAILED)
+		snprintf(text, size, "device %s: %s", d->spec.name, why);
+	else if (since > 0)
+		snprintf(text, size, "device %s: %ju reads wait%s, for %ju s "
+		    "now: %s", d->spec.name,
+		    (uintmax_t)d->layout.stalled_reads, d->spec.eio_after_s ?
+		    " or get EIO" : "", (uintmax_t)((uint64_t)time(NULL) >
+		    since ? (uint64_t)time(NULL) - since : 0), why);
+	else if (d->denied_by[0])
+		snprintf(text, size, "device %s: %s refuses access; run "
+		    "`shedctl login %s`", d->spec.name, d->denied_by,
+		    d->denied_by);
+	else
+		return false;
+	return true;
+}
+
 static void
 answer_health(struct query *q)
 {
@@ -232,13 +262,7 @@ answer_health(struct query *q)
 	TAILQ_FOREACH(d, &devices, entry) {
 		if (!m.ok)
 			break;
-		m.ok = !d->layout.stalled_reads && shown_state(d) !=
-		    SHEDSTREAM__CONTROL__V1__DEVICE__STATE__FAILED;
-		if (!m.ok)
-			snprintf(text, sizeof(text), "device %s: %s%s",
-			    d->spec.name, d->layout.stalled_reads ?
-			    "reads wait: " : "", d->last_error[0] ?
-			    d->last_error : d->layout_error);
+		m.ok = !device_ill(d, text, sizeof(text));
 	}
 	m.text = text;
 	reply(q->client, q->request, CTL_BODY(HEALTH_REPLY), &m);
@@ -280,6 +304,10 @@ query_answer(struct query *q)
 		break;
 	case QUERY_HEALTH:
 		answer_health(q);
+		break;
+	case QUERY_DOCTOR:
+		doctor_answer(q->client, q->request, q->pending == 0 &&
+		    cached_link);
 		break;
 	case QUERY_IMAGES:
 		answer_images(q);
@@ -402,6 +430,16 @@ on_health(void *owner, struct ipc_link *link, struct ipc_message *msg)
 }
 
 void
+on_doctor(void *owner, struct ipc_link *link, struct ipc_message *msg)
+{
+	struct query *q = query_new(QUERY_DOCTOR, owner, msg->id, "");
+
+	(void)link;
+	if (q)
+		ask_layouts(q, NULL);
+}
+
+void
 on_status(void *owner, struct ipc_link *link, struct ipc_message *msg)
 {
 	const CTL(Status) *m = msg->body;
@@ -483,6 +521,9 @@ on_layout(void *owner, struct ipc_link *link, struct ipc_message *msg)
 		d->layout.layout.data = d->spec.layout.bytes;
 		d->layout.last_error = d->layout_error;
 		d->layout.chain = d->chain;
+		snprintf(d->denied_by, sizeof(d->denied_by), "%s",
+		    m->denied_by);
+		d->layout.denied_by = d->denied_by;
 	}
 	if (q && --q->pending == 0)
 		query_answer(q);

@@ -8,6 +8,10 @@
  *
  * A device that is presented as plain is a file of the store: it is made
  * without a worker, of an image that is whole and in a file of its own.
+ *
+ * What reads get in an outage is the device's, whoever attaches it: a guest
+ * must not get EIO because of another one's wish.  So who asks for something
+ * else than it has is refused, and who asks for nothing takes what it has.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -15,6 +19,7 @@
 
 #include "base/log.h"
 #include "base/own.h"
+#include "base/times.h"
 #include "devd/control.h"
 
 #define DEADLINE_MS	8000	/* below shed's own 10 s */
@@ -28,6 +33,7 @@ struct attach {
 	char image[IMAGE_TEXT_MAX + 1], name[DEVICE_NAME_MAX + 1];
 	char consumer[CONSUMER_TEXT + 1];
 	uint32_t present, deadline_ms;
+	uint32_t on_outage, outage_delay_s;	/* as asked for */
 	bool making;
 	bool after_gone, tried_again;	/* while a failed device was ending */
 	struct device *device;	/* that it makes, or brings back */
@@ -160,6 +166,59 @@ nonsense(struct attach *a)
 	    "see the log");
 }
 
+/* ---- what reads get in an outage ---- */
+
+/* Of a device that it makes: struct device_spec has it so. */
+static uint32_t
+eio_after_s(const struct attach *a)
+{
+	if (a->on_outage == CTL_OUTAGE(STALL) ||
+	    (a->on_outage == CTL_OUTAGE(DEFAULT) && !conf->outage_eio))
+		return 0;
+	return a->outage_delay_s ? a->outage_delay_s : conf->outage_delay_s;
+}
+
+/* Was that asked for, or nothing else? */
+static bool
+outage_fits(const struct attach *a, uint32_t has)
+{
+	if (a->on_outage == CTL_OUTAGE(STALL))
+		return has == 0;
+	if (a->outage_delay_s)
+		return has == a->outage_delay_s;
+	return has > 0 || a->on_outage == CTL_OUTAGE(DEFAULT);
+}
+
+/* True: refused, and said.  A device that is ending is made anew for a. */
+static bool
+outage_other(struct attach *a, struct device *d)
+{
+	if (d->state == DEVICE_ENDING && d->n_consumers == 0 &&
+	    !ops_wait_for(d))
+		d->spec.eio_after_s = eio_after_s(a);
+	if (outage_fits(a, d->spec.eio_after_s))
+		return false;
+	if (d->spec.eio_after_s > 0)
+		op_fail(&a->op, CTL_CODE(IN_USE), false, "reads of device %s "
+		    "get EIO after %u s of an outage; attach it without "
+		    "--on-outage and --outage-delay, or detach it first",
+		    d->spec.name, d->spec.eio_after_s);
+	else
+		op_fail(&a->op, CTL_CODE(IN_USE), false, "reads of device %s "
+		    "stall in an outage; attach it without --on-outage, or "
+		    "detach it first", d->spec.name);
+	return true;
+}
+
+static void
+outage_warn(const struct device_spec *spec)
+{
+	if (spec->eio_after_s > 0 && !times_fit(spec->eio_after_s))
+		log_warn("device %s: its reads get EIO after %u s, and a chunk "
+		    "may take %d s; that is no outage yet", spec->name,
+		    spec->eio_after_s, TIME_CHUNK_MS / 1000);
+}
+
 static void
 opened_attach(struct attach *a, const struct device_spec *spec,
     const char *data)
@@ -180,7 +239,9 @@ opened_attach(struct attach *a, const struct device_spec *spec,
 			    a->name);
 			return;
 		}
-	}
+		outage_warn(&d->spec);
+	} else if (outage_other(a, d))
+		return;
 	if (d->spec.size != spec->size && d->state == DEVICE_READY) {
 		op_fail(&a->op, CTL_CODE(SIZE_CHANGED), false, "device %s was "
 		    "made with another size; detach it, then attach it again",
@@ -206,7 +267,8 @@ opened_spec(const struct attach *a, const Suite__Opened *m,
     struct device_spec *spec)
 {
 	*spec = (struct device_spec){ .size = m->size, .unit = m->unit,
-		.rung = m->rung, .present = a->present };
+		.rung = m->rung, .present = a->present,
+		.eio_after_s = eio_after_s(a) };
 	if (digest_from_bytes(m->image_digest.data, m->image_digest.len,
 	    &spec->image) < 0 || digest_from_bytes(m->blob_digest.data,
 	    m->blob_digest.len, &spec->blob) < 0 || digest_from_bytes(
@@ -417,6 +479,24 @@ present_refused(struct client *c, uint64_t id, uint32_t present)
 	return true;
 }
 
+static bool
+outage_refused(struct client *c, uint64_t id, const CTL(Attach) *m)
+{
+	bool eio = m->on_outage == CTL_OUTAGE(EIO) ||
+	    (m->on_outage == CTL_OUTAGE(DEFAULT) && conf->outage_eio);
+
+	if (m->on_outage > CTL_OUTAGE(EIO))
+		reply_error(c, id, CTL_CODE(BAD_REQUEST), false, "on-outage is "
+		    "stall or eio");
+	else if (m->outage_delay_s && !eio)
+		reply_error(c, id, CTL_CODE(BAD_REQUEST), false, "an "
+		    "outage-delay goes with on-outage = eio only: ask for that "
+		    "too, or for no delay");
+	else
+		return false;
+	return true;
+}
+
 /* What an attach may ask for, apart from its image. */
 static bool
 attach_refused(struct client *c, uint64_t id, const CTL(Attach) *m)
@@ -434,6 +514,7 @@ attach_refused(struct client *c, uint64_t id, const CTL(Attach) *m)
 		    "chunk, whole, complete or transport");
 	else
 		return present_refused(c, id, m->present) ||
+		    outage_refused(c, id, m) ||
 		    image_refused(c, id, m->image);
 	return true;
 }
@@ -456,8 +537,11 @@ on_attach(void *owner, struct ipc_link *link, struct ipc_message *msg)
 	    m->consumer[0] ? m->consumer : "default");
 	a->present = m->present == CTL_PRESENT(PLAIN) ? CTL_PRESENT(PLAIN) :
 	    CTL_PRESENT(NBD);
+	a->on_outage = m->on_outage;
+	a->outage_delay_s = m->outage_delay_s;
 	a->open.plain = a->present == CTL_PRESENT(PLAIN);
 	a->open.rung = m->integrity;
+	a->open.device = true;
 	a->open.whole = a->open.plain || m->fetch ==
 	    SHEDSTREAM__CONTROL__V1__FETCH_MODE__FETCH_WHOLE;
 	a->open.fallback_whole = m->fallback ==
@@ -506,7 +590,7 @@ ops_restore(struct device *d)
 	a->device = d;
 	a->present = d->spec.present;
 	a->open.rung = d->spec.rung;
-	a->open.restore = true;
+	a->open.restore = a->open.device = true;
 	attach_start(a);
 }
 

@@ -52,6 +52,7 @@ static const struct ipc_rule client_rules[] = {
 	{ CTL_BODY(VERIFY), "verify", PEER_CLIENT, PHASE_RUN, false, false, on_verify },
 	{ CTL_BODY(PROMOTE), "promote", PEER_CLIENT, PHASE_RUN, true, false, on_promote },
 	{ CTL_BODY(IMPORT), "import", PEER_CLIENT, PHASE_RUN, true, false, on_import },
+	{ CTL_BODY(SET_CREDENTIALS), "set_credentials", PEER_CLIENT, PHASE_RUN, true, false, on_set_credentials },
 	{ CTL_BODY(SHUTDOWN), "shutdown", PEER_CLIENT, PHASE_RUN, false, false, on_shutdown },
 	{ CTL_BODY(KEEP), "keep", PEER_CLIENT, PHASE_RUN, false, false, on_keep },
 	{ CTL_BODY(WATCH), "watch", PEER_CLIENT, PHASE_RUN, false, false, on_watch },
@@ -59,6 +60,7 @@ static const struct ipc_rule client_rules[] = {
 	{ CTL_BODY(IMAGES), "images", PEER_CLIENT, PHASE_RUN, false, false, on_images },
 	{ CTL_BODY(MAP), "map", PEER_CLIENT, PHASE_RUN, false, false, on_map },
 	{ CTL_BODY(HEALTH), "health", PEER_CLIENT, PHASE_RUN, false, false, on_health },
+	{ CTL_BODY(DOCTOR), "doctor", PEER_CLIENT, PHASE_RUN, false, false, on_doctor },
 	{ CTL_BODY(VERSION), "version", PEER_CLIENT, PHASE_RUN, false, false, on_version },
 };
 static const struct ipc_table client_table = {
@@ -99,6 +101,7 @@ struct kept_event {
 struct event_base *loop;
 struct parent_link *parent;
 struct ipc_link *cached_link;
+struct conf *conf;
 char run_dir[SOCKET_PATH_MAX + 1];
 char store_path[STORE_PATH_MAX + 1];
 struct process processes[3] = {
@@ -353,6 +356,7 @@ client_closed(void *owner, struct ipc_link *link, int why)
 		    strerror(-why));
 	ops_client_gone(c);
 	queries_client_gone(c);
+	logins_client_gone(c);
 	TAILQ_REMOVE(&clients, c, entry);
 	n_clients--;
 	event_free(c->mute);
@@ -431,10 +435,13 @@ cached_closed(void *owner, struct ipc_link *link, int why)
 /* ---- from the parent ---- */
 
 static void
-on_parent_conf(const struct parent_msg *msg, int fd)
+on_parent_conf(const struct parent_msg *msg, int passed)
 {
+	_cleanup_close_ int fd = passed;
+
 	(void)msg;
-	fd_close(fd);		/* nothing in it is for this process yet */
+	if (conf_read(fd, &conf) < 0)
+		log_die("the configuration can't be read");
 }
 
 static void
@@ -514,6 +521,7 @@ static const struct parent_rule parent_rules[] = {
 	{ PARENT_FAILED, false, on_parent_failed },
 	{ PARENT_GONE, false, on_parent_gone },
 	{ PARENT_OPENERS, false, on_parent_openers },
+	{ PARENT_HOLDS, false, on_parent_holds },
 	{ PARENT_GO, false, on_parent_go },
 };
 

@@ -6,8 +6,10 @@
  *	op.c		requests that take time: asking cached, clients, ends
  *	attach.c	attach, pull, restore, detach
  *	store.c		pin, keep, gc, df, drop, verify, promote, import
+ *	login.c		credentials of registries
  *	device.c	devices, their names and consumers, written down
  *	answer.c	what there is: ls, status, images, map, health
+ *	doctor.c	what is wrong, and what would help
  */
 #ifndef DEVD_CONTROL_H
 #define DEVD_CONTROL_H
@@ -55,6 +57,7 @@ struct process {
 extern struct event_base *loop;
 extern struct parent_link *parent;
 extern struct ipc_link *cached_link;	/* NULL while away */
+extern struct conf *conf;
 extern char run_dir[SOCKET_PATH_MAX + 1];
 extern char store_path[STORE_PATH_MAX + 1];	/* "": it is longer */
 extern struct process processes[3];
@@ -96,7 +99,7 @@ struct device {
 	char last_error[256];
 	/* as cached last told it; its texts and bytes are the ones below */
 	Suite__Layout layout;
-	char layout_error[256], chain[256];
+	char layout_error[256], chain[256], denied_by[HOST_TEXT_MAX + 1];
 };
 TAILQ_HEAD(devices, device);
 extern struct devices devices;
@@ -212,11 +215,25 @@ void ops_restore(struct device *d);
 ipc_handler on_pin, on_keep, on_gc, on_df, on_drop, on_verify, on_promote,
     on_import;
 
+/* ---- login.c ---- */
+
+ipc_handler on_set_credentials;
+void on_parent_holds(const struct parent_msg *msg, int fd);
+void logins_client_gone(const struct client *c);
+
 /* ---- answer.c ---- */
 
-ipc_handler on_list, on_status, on_images, on_map, on_health;
+ipc_handler on_list, on_status, on_images, on_map, on_health, on_doctor;
 ipc_handler on_layout, on_image_row, on_cells;
+/* Is it failed, or stalled?  text: a sentence that says so. */
+bool device_ill(const struct device *d, char *text, size_t size);
 void query_failed(uint64_t id, const Suite__Failed *m);
 void queries_client_gone(struct client *c);
+
+/* ---- doctor.c ---- */
+
+/* The rows; each device's layout was just asked for.  answered: cached told all
+ * of them. */
+void doctor_answer(struct client *c, uint64_t request, bool answered);
 
 #endif

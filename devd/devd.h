@@ -81,6 +81,24 @@ uint32_t spawn_ended(struct child *child, int status);
 /* Find our own programs' directory; ends the process on failure. */
 void spawn_init(void);
 
+/* ---- credentials.c: what clients gave for registries; the parent's ---- */
+
+#define HOST_TEXT_MAX	255	/* of the text of a struct parent_msg */
+
+struct credentials {
+	char host[HOST_TEXT_MAX + 1];
+	int fd;			/* a sealed memfd that nobody here reads */
+	bool fresh;		/* no fetcherd knows them yet */
+};
+
+/* Hold them for host instead of those held before; fd stays the caller's.
+ * 1: held; 0: it is empty, and none are held now.  -EPROTO, -EFBIG: fd is no
+ * such memfd; -EINVAL: no host; -ENOSPC: of too many hosts. */
+int credentials_set(const char *host, int fd, bool fresh);
+/* One after the other; NULL: that was the last. */
+const struct credentials *credentials_at(size_t i);
+void credentials_known(void);	/* fetcherd has them all */
+
 /* ---- control.c ---- */
 
 /* The control process; does not return. */
@@ -104,6 +122,8 @@ const char *present_name(uint32_t present);
 /* 1 to 512 printable bytes without blanks: an image's name, as far as control
  * looks at it. */
 bool image_text_valid(const char *text);
+/* HOST[:PORT]: 1 to HOST_TEXT_MAX of the bytes that such names are made of. */
+bool host_text_valid(const char *text);
 /* 1 to 255 printable bytes; shed's is a path. */
 bool owner_valid(const char *text);
 /* A path below the store: 1 to 255 printable bytes without blanks, not from the

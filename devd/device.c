@@ -251,6 +251,7 @@ fill_item(Suite__Attachments__Item *item, struct device *d, char **strings)
 	item->unit = d->spec.unit;
 	item->rung = d->spec.rung;
 	item->present = d->spec.present;
+	item->eio_after_s = d->spec.eio_after_s;
 	item->aliases = strings;
 	for (; item->n_aliases < d->n_aliases; item->n_aliases++)
 		strings[n++] = d->aliases[item->n_aliases];
@@ -531,6 +532,7 @@ item_spec(const Suite__Attachments__Item *item, struct device_spec *spec)
 	spec->unit = item->unit;
 	spec->rung = item->rung;
 	spec->present = item->present;
+	spec->eio_after_s = item->eio_after_s;
 	device_id(&spec->blob, &spec->image, &spec->layout, spec->rung,
 	    spec->present, spec->id);
 	return 0;

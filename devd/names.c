@@ -69,6 +69,16 @@ image_text_valid(const char *text)
 }
 
 bool
+host_text_valid(const char *text)
+{
+	size_t len = strlen(text);
+
+	return len >= 1 && len <= HOST_TEXT_MAX && strspn(text,
+	    "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+	    ".-_:[]") == len;
+}
+
+bool
 owner_valid(const char *text)
 {
 	return printable(text, 255, ' ');

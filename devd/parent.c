@@ -9,9 +9,10 @@
  *
  * Each line is a socketpair made here and handed to both ends, again after
  * every restart.  It also keeps what must outlive a child: the listening
- * sockets, the attachments files, each device's map and statistics.  It reads
- * nothing but fixed-size structs of its children, and never opens, stats or
- * reads what the suite presents.
+ * sockets, the attachments files, each device's map and statistics, the
+ * credentials that clients gave (credentials.c).  It reads nothing but
+ * fixed-size structs of its children, and never opens, stats or reads what the
+ * suite presents.
  */
 #define _GNU_SOURCE
 #include <sys/queue.h>
@@ -148,15 +149,31 @@ give_file(struct child *to, enum parent_type type, const char *host,
 }
 
 static void
+give_credentials(const char *host, int fd, bool fresh)
+{
+	struct parent_msg msg = { .count = fresh ? AUTH_SET_NOW : AUTH_SET };
+
+	snprintf(msg.text, sizeof(msg.text), "%s", host);
+	give(&fetcherd, PARENT_AUTH, &msg, fd);
+}
+
+static void
 setup_fetcherd(void)
 {
+	const struct credentials *c;
+
 	give_file(&fetcherd, PARENT_CA, "", conf->ca);
 	for (size_t i = 0; i < conf->n_registries; i++) {
 		const struct conf_registry *reg = &conf->registries[i];
 
 		give_file(&fetcherd, PARENT_CA, reg->host, reg->ca);
+		give_file(&fetcherd, PARENT_CERT, reg->host, reg->client_cert);
+		give_file(&fetcherd, PARENT_KEY, reg->host, reg->client_key);
 		give_file(&fetcherd, PARENT_AUTH, reg->host, reg->auth_file);
 	}
+	/* behind these: what was set counts */
+	for (size_t i = 0; (c = credentials_at(i)); i++)
+		give_credentials(c->host, c->fd, c->fresh);
 }
 
 static void
@@ -424,6 +441,23 @@ on_name(const struct parent_msg *req)
 		give(&dev->worker, CHILD_NAME, req, -1);
 }
 
+/* Credentials: held, and given to fetcherd, which may be starting. */
+static void
+on_hold(const struct parent_msg *req, int fd)
+{
+	struct parent_msg msg = { .count = req->count };
+	const struct conf_registry *reg = conf_registry(conf, req->text);
+
+	msg.status = credentials_set(req->text, fd, !fetcherd.ready);
+	if (msg.status >= 0)
+		give_credentials(req->text, fd, true);
+	if (msg.status == 0 && reg)	/* taken away: the file's count again */
+		give_file(&fetcherd, PARENT_AUTH, reg->host, reg->auth_file);
+	if (msg.status > 0)
+		msg.status = 0;
+	give(&control, PARENT_HOLDS, &msg, -1);
+}
+
 static void
 on_broken(struct child *from, const struct parent_msg *req)
 {
@@ -479,6 +513,8 @@ on_ready(struct child *child)
 
 	child->ready = true;
 	tell_control(child);
+	if (child == &fetcherd)
+		credentials_known();
 	if (dev && !dev->announced)
 		announce_device(dev);
 	for (size_t i = 0; i < ARRAY_LEN(daemons); i++)
@@ -493,7 +529,7 @@ static void
 child_message(void *owner, const struct parent_msg *msg, int passed)
 {
 	struct child *child = owner;
-	_cleanup_close_ int fd = passed;	/* no request carries one */
+	_cleanup_close_ int fd = passed;	/* of CHILD_HOLD */
 
 	if (msg->type == CHILD_READY)
 		on_ready(child);
@@ -509,6 +545,8 @@ child_message(void *owner, const struct parent_msg *msg, int passed)
 		on_destroy(msg);
 	else if (child == &control && msg->type == CHILD_NAME)
 		on_name(msg);
+	else if (child == &control && msg->type == CHILD_HOLD)
+		on_hold(msg, fd);
 	else if (child == &control && msg->type == CHILD_SHUTDOWN)
 		stop();
 	else {
@@ -733,26 +771,12 @@ raise_limit(void)
 		    strerror(errno));
 }
 
-/* Keys that are accepted but that this version does not act on. */
-static void
-warn_unused(void)
-{
-	bool mirrors = false;
-
-	for (size_t i = 0; i < conf->n_registries; i++)
-		mirrors |= conf->registries[i].n_mirrors > 0;
-	if (conf->background_rate || conf->outage_eio || mirrors)
-		log_warn("the configuration sets keys that have no effect in "
-		    "this version; shedstream.conf(5) marks them");
-}
-
 int
 parent_run(const struct places *p, struct conf *c, int conf_memfd)
 {
 	places = p;
 	conf = c;
 	conf_fd = conf_memfd;
-	warn_unused();
 	raise_limit();
 	spawn_init();
 	hold();

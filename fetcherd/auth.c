@@ -7,8 +7,12 @@
  * expire, and asked for once, however many requests wait:
  *
  *	NONE --challenge--> FETCHING --ok--> HELD --soon expired, next use--+
- *	  ^                  |   ^            | 401                         |
+ *	  ^                  |   ^            | 401, 403                    |
  *	  +----failed--------+   +------------+-----------------------------+
+ *
+ * Nobody has to wait for a token that is in use: earlier than that, a timer has
+ * another one fetched while the old one is still good for requests.  Should
+ * that fail, it is HELD on, and the next request tries again.
  *
  * What a registry is given reaches its own scheme, host and port only; a token
  * server gets the credentials over HTTPS, or over HTTP where the registry
@@ -21,6 +25,8 @@
 #include <string.h>
 #include <strings.h>
 
+#include <event2/event.h>
+
 #include "base/log.h"
 #include "base/own.h"
 #include "fetcherd/fetcherd.h"
@@ -32,6 +38,12 @@ struct token {
 	struct challenge challenge;
 	char *header;		/* "Bearer ...", secret; NULL: none */
 	uint64_t until;		/* of now_us() */
+	uint64_t got, used;	/* likewise: when it came, and the last time it
+				 * was sent */
+	struct event *due;	/* another is to be fetched */
+	uint64_t again;		/* that has failed: again from then on; or 0 */
+	unsigned requests;	/* what it cost, for the next who uses it */
+	uint64_t body_bytes;
 
 	/* while it is being fetched */
 	struct transfer *transfer;
@@ -43,11 +55,27 @@ struct token {
 	bool with_credentials;
 };
 
+static struct event_base *base;
+
+void
+auth_init(struct event_base *event_base)
+{
+	base = event_base;
+}
+
 static void
 token_drop(struct token *t)
 {
 	secret_free(take_ptr(t->header));
 	t->until = 0;
+	t->again = 0;
+	event_del(t->due);
+}
+
+static bool
+token_good(const struct token *t)
+{
+	return t->header && t->until > now_us();
 }
 
 static void
@@ -65,6 +93,7 @@ token_free(struct token *t)
 	LIST_REMOVE(t, entry);
 	t->site->n_tokens--;
 	token_drop(t);
+	event_free(t->due);
 	json_drop(t);
 	free(t->repo);
 	free(t);
@@ -93,6 +122,8 @@ token_evict(struct site *site)
 		}
 }
 
+static void token_due(evutil_socket_t fd, short what, void *arg);
+
 static struct token *
 token_get(struct site *site, const char *repo)
 {
@@ -106,7 +137,11 @@ token_get(struct site *site, const char *repo)
 	if (!t)
 		return NULL;
 	t->repo = strdup(repo);
-	if (!t->repo) {
+	t->due = evtimer_new(base, token_due, t);
+	if (!t->repo || !t->due) {
+		if (t->due)
+			event_free(t->due);
+		free(t->repo);
 		free(t);
 		return NULL;
 	}
@@ -141,22 +176,24 @@ no_memory(const struct site *site, const char *repo, struct failure *f)
 	    "%s/%s: no memory to log in", site->host, repo);
 }
 
-static void
-denied(const struct site *site, const char *repo, const char *server,
+void
+auth_denied(const struct site *site, const char *repo, const char *server,
     struct failure *f)
 {
-	if (site->credentials.user)
+	if (site->section->credentials.user)
 		failure_set(f, CTL_CODE(AUTH_DENIED), false,
-		    "%s/%s: %s refuses the credentials of its auth-file for "
-		    "this repository; check them", site->host, repo, server);
-	else if (site->credentials.problem[0])
+		    "%s/%s: %s refuses its credentials for this repository; "
+		    "give others by `shedctl login %s`, or in its auth-file",
+		    site->host, repo, server, site->section->host);
+	else if (site->section->credentials.problem[0])
 		failure_set(f, CTL_CODE(AUTH_DENIED), false,
 		    "%s/%s: %s wants credentials and %s", site->host, repo,
-		    server, site->credentials.problem);
+		    server, site->section->credentials.problem);
 	else
 		failure_set(f, CTL_CODE(AUTH_DENIED), false,
-		    "%s/%s: %s refuses anonymous access; name an auth-file in "
-		    "[registry \"%s\"]", site->host, repo, server, site->host);
+		    "%s/%s: %s refuses anonymous access; run `shedctl login "
+		    "%s`, or name an auth-file in its [registry] section",
+		    site->host, repo, server, site->section->host);
 }
 
 /* May the credentials go there?  See above. */
@@ -237,7 +274,7 @@ token_head(void *owner, const struct head *head, enum address_class class)
 		return BODY_TAKE;
 	snprintf(where, sizeof(where), "%s/%s", t->site->host, t->repo);
 	if (head->status == 401 || head->status == 403) {
-		denied(t->site, t->repo, t->server, &t->failure);
+		auth_denied(t->site, t->repo, t->server, &t->failure);
 		t->failure.http_status = (uint32_t)head->status;
 		return BODY_SKIP;
 	}
@@ -269,12 +306,35 @@ token_body(void *owner, const void *data, size_t len)
 	return TAKEN;
 }
 
+/* It lives for so many seconds: it is used until shortly before their end, and
+ * another fetched when less than a fifth, and less than 10 s, are left. */
+static void
+token_times(struct token *t, uint32_t seconds)
+{
+	uint64_t until, early, now = now_us();
+	uint32_t lead = seconds / 5 > TIME_TOKEN_MARGIN_S ? seconds / 5 :
+	    TIME_TOKEN_MARGIN_S;
+	struct timeval due;
+
+	until = (uint64_t)(seconds > 2 * TIME_TOKEN_MARGIN_S ?
+	    seconds - TIME_TOKEN_MARGIN_S : (seconds + 1) / 2) * 1000000;
+	if (until < 1000000)
+		until = 1000000;	/* however short, it is used once */
+	early = seconds > lead ? (uint64_t)(seconds - lead) * 1000000 : until;
+	if (early >= until)
+		early = until / 4 * 3;
+	t->got = now;
+	t->until = now + until;
+	due = (struct timeval){ (time_t)(early / 1000000),
+		(suseconds_t)(early % 1000000) };
+	event_add(t->due, &due);
+}
+
 /* The answer is whole: a header from it, or the failure. */
 static void
 token_accept(struct token *t)
 {
 	char *token;
-	uint64_t us;
 	uint32_t seconds;
 
 	if (secret_token(t->json, t->len, &token, &seconds) < 0) {
@@ -292,10 +352,7 @@ token_accept(struct token *t)
 		no_memory(t->site, t->repo, &t->failure);
 		return;
 	}
-	/* however short its life, it is used once */
-	us = (uint64_t)(seconds > 2 * TIME_TOKEN_MARGIN_S ?
-	    seconds - TIME_TOKEN_MARGIN_S : (seconds + 1) / 2) * 1000000;
-	t->until = now_us() + (us > 1000000 ? us : 1000000);
+	token_times(t, seconds);
 }
 
 static void
@@ -304,6 +361,8 @@ token_fail(struct token *t, const struct outcome *o)
 	char where[HOST_MAX + REPO_MAX + 2];
 
 	snprintf(where, sizeof(where), "%s/%s", t->site->host, t->repo);
+	if (failure_of_proxy(&t->failure, o, where))
+		return;
 	if (o->refused)
 		failure_set(&t->failure, CTL_CODE(REGISTRY_UNREACHABLE), false,
 		    "%s: its token server %s is at a %s address, which this "
@@ -331,10 +390,11 @@ token_done(void *owner, const struct outcome *o)
 	bool failed;
 
 	t->transfer = NULL;
-	if (w) {		/* one pays for all */
-		w->requests += o->requests;
-		w->body_bytes += o->body_bytes;
-	}
+	/* one pays for all: who waits, or the next */
+	*(w ? &w->requests : &t->requests) += o->requests;
+	*(w ? &w->body_bytes : &t->body_bytes) += o->body_bytes;
+	if (t->failure.http_status == 407)
+		token_fail(t, o);
 	if (t->failure.code == 0 && o->curl != CURLE_OK)
 		token_fail(t, o);
 	if (t->failure.code == 0)
@@ -342,7 +402,9 @@ token_done(void *owner, const struct outcome *o)
 	json_drop(t);
 	failed = t->failure.code != 0;
 	failure = t->failure;
-	if (failed)		/* the registry is asked again, too */
+	if (failed && token_good(t))
+		t->again = now_us() + TIME_TOKEN_AGAIN_S * 1000000;
+	else if (failed)	/* the registry is asked again, too */
 		t->challenge.scheme = CHALLENGE_NONE;
 	while ((w = TAILQ_FIRST(&t->waiters))) {
 		TAILQ_REMOVE(&t->waiters, w, entry);
@@ -369,8 +431,8 @@ token_start(struct token *t, const char *url, const struct origin *realm)
 		.accept = "application/json",
 	};
 
-	if (t->site->credentials.user) {
-		basic = secret_basic(&t->site->credentials);
+	if (t->site->section->credentials.user) {
+		basic = secret_basic(&t->site->section->credentials);
 		if (!basic)
 			return -ENOMEM;
 		x.authorization = basic;
@@ -421,6 +483,44 @@ token_want(struct token *t, struct auth_waiter *w, struct failure *f)
 	return AUTH_WAIT;
 }
 
+/* Fetch another while this one is good; whether that succeeds matters later. */
+static void
+token_refresh(struct token *t)
+{
+	struct failure f = { 0 };
+
+	t->again = 0;
+	if (token_ask(t, &f) < 0)
+		t->again = now_us() + TIME_TOKEN_AGAIN_S * 1000000;
+}
+
+static void
+token_due(evutil_socket_t fd, short what, void *arg)
+{
+	struct token *t = arg;
+
+	(void)fd;
+	(void)what;
+	/* one that nobody uses any more is left to expire */
+	if (!t->transfer && token_good(t) && t->used > t->got &&
+	    now_us() - t->used < TIME_TOKEN_USED_S * 1000000ULL)
+		token_refresh(t);
+}
+
+/* The header to send, which is good. */
+static char *
+token_use(struct token *t, struct auth_waiter *w)
+{
+	t->used = now_us();
+	w->requests += t->requests;
+	w->body_bytes += t->body_bytes;
+	t->requests = 0;
+	t->body_bytes = 0;
+	if (!t->transfer && t->again && t->again <= t->used)
+		token_refresh(t);
+	return strdup(t->header);
+}
+
 /* ---- for request.c ---- */
 
 enum auth_answer
@@ -430,14 +530,14 @@ auth_prepare(struct site *site, const char *repo, struct auth_waiter *w,
 	struct token *t = token_find(site, repo);
 
 	*header = NULL;
-	if (site->basic && site->credentials.user) {
-		*header = secret_basic(&site->credentials);
+	if (site->basic && site->section->credentials.user) {
+		*header = secret_basic(&site->section->credentials);
 	} else if (!t || t->challenge.scheme != CHALLENGE_BEARER) {
 		return AUTH_GO;
-	} else if (t->transfer || !t->header || t->until <= now_us()) {
+	} else if (!token_good(t)) {
 		return token_want(t, w, f);
 	} else {
-		*header = strdup(t->header);
+		*header = token_use(t, w);
 	}
 	if (*header)
 		return AUTH_GO;
@@ -449,13 +549,38 @@ static enum auth_answer
 challenged_basic(struct site *site, const char *repo, const char *sent,
     struct failure *f)
 {
-	if (!site->credentials.user || (sent && site->basic)) {
-		denied(site, repo, site->host, f);
+	if (!site->section->credentials.user || (sent && site->basic)) {
+		auth_denied(site, repo, site->section->host, f);
 		f->http_status = 401;
 		return AUTH_FAILED;
 	}
 	site->basic = true;
 	return AUTH_GO;
+}
+
+/* Is there a better one than `sent` to be had?  A token may be out of date;
+ * credentials are as they are, unless others were given meanwhile. */
+static enum auth_answer
+auth_stale(struct site *site, const char *repo, const char *sent,
+    struct auth_waiter *w, struct failure *f)
+{
+	_cleanup_secret_ char *basic = NULL;
+	struct token *t = token_find(site, repo);
+
+	if (t && t->challenge.scheme == CHALLENGE_BEARER &&
+	    strncmp(sent, "Bearer ", 7) == 0) {
+		if (token_good(t) && strcmp(sent, t->header) != 0)
+			return AUTH_GO;
+		if (!t->transfer)
+			token_drop(t);
+		return token_want(t, w, f);
+	}
+	if (site->section->credentials.user)
+		basic = secret_basic(&site->section->credentials);
+	if (basic && strcmp(sent, basic) != 0)
+		return AUTH_GO;
+	auth_denied(site, repo, site->section->host, f);
+	return AUTH_FAILED;
 }
 
 enum auth_answer
@@ -465,10 +590,12 @@ auth_challenged(struct site *site, const char *repo, const char *challenge,
 	struct challenge c;
 	struct token *t;
 
+	if (!challenge && sent)
+		return auth_stale(site, repo, sent, w, f);
 	if (!challenge || head_challenge(challenge, &c) < 0) {
 		failure_set(f, CTL_CODE(AUTH_DENIED), false, "%s/%s: %s wants "
 		    "a kind of login that is not supported; Basic and Bearer "
-		    "are", site->host, repo, site->host);
+		    "are", site->host, repo, site->section->host);
 		f->http_status = 401;
 		return AUTH_FAILED;
 	}
@@ -480,14 +607,13 @@ auth_challenged(struct site *site, const char *repo, const char *challenge,
 		no_memory(site, repo, f);
 		return AUTH_FAILED;
 	}
-	if (!t->transfer && t->header && t->until > now_us() &&
+	if (token_good(t) &&
 	    (!sent || (strncmp(sent, "Bearer ", 7) == 0 &&
 	    strcmp(sent, t->header) != 0)))
 		return AUTH_GO;		/* renewed meanwhile */
-	if (!t->transfer) {
-		token_drop(t);
+	token_drop(t);
+	if (!t->transfer)
 		t->challenge = c;
-	}
 	return token_want(t, w, f);
 }
 

@@ -177,17 +177,8 @@ check_denied(struct request *r, int status)
 		return fail(r, CTL_CODE(AUTH_DENIED), true, "refuses the link "
 		    "that the registry gave; check this host's clock and the "
 		    "registry's storage");
-	if (r->site->credentials.user)
-		return fail(r, CTL_CODE(AUTH_DENIED), false, "refuses the "
-		    "credentials of its auth-file; check them");
-	if (r->site->credentials.problem[0]) {
-		failure_set(&r->failure, CTL_CODE(AUTH_DENIED), false,
-		    "%s: access is refused and %s", r->where,
-		    r->site->credentials.problem);
-		return STEP_FAIL;
-	}
-	return fail(r, CTL_CODE(AUTH_DENIED), false, "refuses anonymous "
-	    "access; name an auth-file in its [registry] section");
+	auth_denied(r->site, r->repo, r->at.host, &r->failure);
+	return STEP_FAIL;
 }
 
 /* Nothing there: without the API its tag is asked for, and without the tag
@@ -361,8 +352,12 @@ check_head(struct request *r, const struct head *h)
 {
 	if (is_redirect(h->status))
 		return STEP_REDIRECT;
-	if (h->status == 401 && r->at_registry && !r->challenged)
+	/* registries answer 403 to a token whose time is over */
+	if ((h->status == 401 || (h->status == 403 && r->sent)) &&
+	    r->at_registry && !r->challenged) {
+		r->failure.http_status = (uint32_t)h->status;
 		return STEP_CHALLENGE;
+	}
 	if (r->recalled && is_expired(h->status))
 		return STEP_RESOLVE_AGAIN;
 	if (h->status != 200 && h->status != 206)

@@ -9,10 +9,12 @@
  *	check.c		what a request may ask, what a response head means
  *	transfer.c	one HTTP exchange: curl on libevent
  *	auth.c		tokens: asked for once, however many wait
- *	secret.c	auth files and token answers (pure)
- *	site.c		a registry host: scheme, trust, credentials
+ *	secret.c	auth files and token answers (pure); secret.h
+ *	site.c		a registry host or a mirror of it: scheme, trust,
+ *			credentials
  *	redirect.c	where a registry may send us, and where it did
  *	guard.c		classes of addresses (pure)
+ *	proxy.c		which hosts go past the proxy (pure)
  *	head.c		response heads (pure)
  *	referrers.c	lists of referrers (pure)
  *	failure.c	codes and sentences of what went wrong
@@ -33,6 +35,8 @@
 #include "base/conf.h"
 #include "base/digest.h"
 #include "base/own.h"
+#include "base/times.h"
+#include "fetcherd/secret.h"
 #include "ipc/ipc.h"
 #include "ipc/parent.h"
 
@@ -40,12 +44,16 @@ struct event_base;
 
 /* ---- times and limits ---- */
 
-/* No fixed total time: a slow link is no fault, a silent one is. */
-#define TIME_CONNECT_MS		5000	/* name, TCP and TLS together */
-#define TIME_IDLE_MS		8000	/* without a byte, once connected */
+/* TIME_CONNECT_MS and TIME_IDLE_MS: base/times.h. */
 #define TIME_TARGET_S		600	/* a redirect target is remembered: shorter
 					 * than any registry signs one for */
-#define TIME_TOKEN_MARGIN_S	10	/* renewed so long before it expires */
+#define TIME_TOKEN_MARGIN_S	10	/* not used so shortly before it expires */
+#define TIME_TOKEN_USED_S	60	/* used within: renewed before that */
+#define TIME_TOKEN_AGAIN_S	1	/* between attempts at that */
+#define TIME_WARM_S		300	/* an idle connection is used again: past
+					 * what servers and NATs keep one for */
+#define TIME_PROBE_S		30	/* idle: is the other end there (keepalive)?
+					 * A NAT forgets after some minutes. */
 #define TIME_TOKEN_DEFAULT_S	60	/* the token specification's default */
 #define TIME_TOKEN_MAX_S	86400
 #define TIME_RETRY_AFTER_MAX_S	3600	/* a registry may not silence us longer */
@@ -63,17 +71,20 @@ struct event_base;
 						 * 128 bytes or more takes 2 */
 #define AUTH_FILE_MAX		(256 * 1024)
 #define CA_FILE_MAX		(4 * 1024 * 1024)	/* Debian's bundle: 220 KiB */
+#define CERT_FILE_MAX		(256 * 1024)	/* a chain, or a key: some KiB */
 #define URL_MAX			(8 * 1024)	/* signed ones have 1-2 KiB */
 #define HOST_MAX		255
 #define REPO_MAX		255	/* as the OCI specification advises */
 #define REDIRECTS_MAX		5
-#define CONNECTIONS_HOST	8	/* to one host, of demand */
-#define CONNECTIONS_BACKGROUND	2	/* and of the rest */
-#define CONNECTIONS		32
+#define HTTP2_BODY_MAX		(1024 * 1024)	/* larger: HTTP/1.1, see transfer.c */
+#define CONNECTIONS_HOST	64	/* to one host, of demand: cached asks for fewer */
+#define CONNECTIONS_BACKGROUND	16	/* and of the rest, a sixth of its window each */
+#define CONNECTIONS		96
 #define QUEUE_HIGH		(1024 * 1024)	/* bytes cached has not taken; then
 						 * transfers pause */
 #define REQUESTS_MAX		1024	/* in flight; cached plans far fewer */
-#define SITES_MAX		256	/* registry hosts */
+#define SITES_MAX		1280	/* hosts, and mirrors: all that may be
+					 * configured, and some */
 #define TOKENS_MAX		64	/* repositories of one host */
 #define TARGETS_MAX		256	/* remembered redirect targets */
 #define FAILURE_TEXT_MAX	512
@@ -96,6 +107,11 @@ void failure_set(struct failure *f, int code, bool retry, const char *fmt, ...)
 /* An exchange with `host` that curl ended; where: "HOST/REPO". */
 void failure_of_curl(struct failure *f, CURLcode why, const char *error,
     const char *where, const char *host);
+struct outcome;
+/* The exchange failed at its proxy, or with the proxy's 407: true, and that is
+ * the failure. */
+bool failure_of_proxy(struct failure *f, const struct outcome *o,
+    const char *where);
 /* A status that is no answer. */
 void failure_of_status(struct failure *f, int status, uint32_t retry_after_s,
     const char *where, const char *host);
@@ -191,6 +207,18 @@ const char *guard_name(enum address_class class);
 /* localhost, *.localhost or a loopback address. */
 bool guard_loopback_host(const char *host);
 
+/* ---- proxy.c ---- */
+
+/* Is this host (a name, or a numeric address, which may be in brackets) on the
+ * list: names with all below them, addresses, networks as ADDRESS/BITS, or "*";
+ * commas or blanks between.  NULL: an empty list. */
+bool proxy_exempt(const char *list, const char *host);
+/* "HOST:PORT" of a proxy's URL, without the user in it; for sentences. */
+#define PROXY_NAME_MAX	(HOST_MAX + 8)
+void proxy_name(const char *url, char name[PROXY_NAME_MAX]);
+/* Is there a user in the URL? */
+bool proxy_has_user(const char *url);
+
 /* ---- redirect.c ---- */
 
 struct origin {
@@ -217,41 +245,13 @@ void redirect_remember(const struct site *site, const char *repo,
 void redirect_forget(const struct site *site, const char *repo,
     const char *digest);
 
-/* ---- secret.c ---- */
-
-struct credentials {
-	char *user, *password;
-	char problem[192];	/* why there are none, for a sentence */
-};
-
-/* free(), but wiped before; NULL is fine. */
-void secret_free(char *secret);
-static inline void
-secret_release(char **secret)
-{
-	secret_free(*secret);
-}
-#define _cleanup_secret_ _cleanup_(secret_release)
-void secret_done(struct credentials *c);
-/* The entry of `host` in a docker config.json.  0; -ENOENT: none; -EINVAL: not
- * such a file; -ENOTSUP: what it has is no user and password (c->problem). */
-int secret_auth_file(const char *json, size_t len, const char *host,
-    struct credentials *c);
-/* "Basic ..." (caller: secret_free), or NULL without memory. */
-char *secret_basic(const struct credentials *c);
-/* A token server's answer: the token (caller: secret_free), which is fit for a
- * header, and its life.  0, -EINVAL, -ENOMEM. */
-int secret_token(const char *json, size_t len, char **token,
-    uint32_t *seconds);
-/* jansson's memory is wiped too. */
-void secret_init(void);
-
 /* ---- site.c ---- */
 
 struct token;
 
-/* A certificate bundle, held as long as a transfer may look at it. */
-struct ca {
+/* Certificates or a key, in PEM form, held as long as a transfer may look at
+ * them, and wiped behind that. */
+struct pem {
 	unsigned refs;
 	size_t len;
 	char text[];
@@ -259,34 +259,54 @@ struct ca {
 
 struct site {
 	LIST_ENTRY(site) entry;
+	uint64_t id;		/* never given twice */
 	char *host;		/* as images name it */
-	char *base;		/* "https://HOST[:PORT]" */
+	char *mirror;		/* URL of this mirror of it, as configured;
+				 * NULL: the registry itself */
+	char *query;		/* of a mirror: "ns=HOST", which says whose */
+	/* Whose [registry] section counts: its own; of a mirror that of the
+	 * HOST[:PORT] in its URL, never that of the registry. */
+	struct site *section;
+	char *base;		/* "https://HOST[:PORT]", or a mirror's URL */
 	struct origin origin;	/* of base */
 	bool insecure;
 	bool proven;		/* it answered under this scheme */
 	enum address_class class;	/* of where it answered */
-	struct ca *own_ca;	/* its own, */
-	struct ca *ca;		/* to trust in all; NULL: the system's */
+	struct pem *ca;		/* to trust in all; NULL: the system's */
+	/* handed over for its section */
+	struct pem *own_ca, *cert, *key;
 	struct credentials credentials;
+	bool news;		/* of these: cached is to be told */
 	bool basic;		/* it asked for Basic */
 	unsigned users;		/* requests */
 	unsigned n_tokens;
 	LIST_HEAD(, token) tokens;
 };
 
-/* The site of HOST[:PORT], made at first sight.  -EINVAL: no such host can
- * exist; -ENOMEM. */
-int site_get(const char *host, struct site **out);
+/* The site of HOST[:PORT], or that of its mirror with that URL ("": itself),
+ * made at first sight.  -EINVAL: no such host can exist; -EPERM: the
+ * configuration lists no such mirror of this host; -ENOMEM. */
+int site_get(const char *host, const char *mirror, struct site **out);
 void site_conf(struct conf *conf);	/* taken */
-const char *site_proxy(const struct site *site);	/* "": none */
-void site_auth(const char *host, int fd);	/* taken */
+/* The URL of the proxy by which to go there; "": none. */
+const char *site_proxy(const struct origin *to);
+const struct pem *site_network_ca(void);	/* NULL: none */
+/* It is to have a client certificate, and what was handed over is none. */
+bool site_lacks_cert(const struct site *site);
+/* Its credentials from now on; fd, which is taken, is empty where there are to
+ * be none any more.  from: enum auth_from. */
+void site_auth(const char *host, int fd, uint32_t from);
+/* Calls told() once for each site whose credentials were set just now. */
+void site_news(void (*told)(const char *host));
 void site_ca(const char *host, int fd);		/* taken; "": for all */
+void site_cert(const char *host, int fd);	/* taken; certificates */
+void site_key(const char *host, int fd);	/* taken; their key */
 /* It answered, at such an address. */
 void site_answered(struct site *site, enum address_class class);
 /* It can't be reached by HTTPS and may be by HTTP: true, and so it is from
  * now on. */
 bool site_fall_back(struct site *site);
-void ca_release(struct ca *ca);
+void pem_release(struct pem *pem);
 
 /* ---- transfer.c ---- */
 
@@ -298,6 +318,7 @@ struct exchange {
 	const char *authorization;	/* header value, or NULL */
 	const char *accept;		/* likewise */
 	const char *range;		/* "FIRST-LAST", or NULL */
+	uint64_t body;		/* bytes that the answer's may have */
 	bool background;
 	bool fresh;		/* by a new connection */
 };
@@ -326,6 +347,14 @@ struct outcome {
 	const char *error;	/* curl's words */
 	unsigned requests;
 	uint64_t body_bytes;
+	uint64_t rtt_us;	/* from sending the request to the first byte of
+				 * its answer; 0: none came */
+	bool warm;		/* by a connection that was there before */
+	bool by_proxy;
+	char proxy[PROXY_NAME_MAX];
+	bool proxy_known;	/* its URL has a user and password */
+	int proxy_status;	/* its answer to CONNECT; 0: none */
+	bool proxy_untrusted;	/* its certificate was the reason */
 };
 
 /* head() and body() run inside curl: no transfer may be started, ended or
@@ -379,14 +408,20 @@ enum auth_answer {
 	AUTH_FAILED,		/* the failure is set */
 };
 
+void auth_init(struct event_base *base);
 /* What to send to the site for this repository: AUTH_GO with a header value
  * (caller: secret_free) or NULL. */
 enum auth_answer auth_prepare(struct site *site, const char *repo,
     struct auth_waiter *w, char **header, struct failure *f);
-/* The site answered 401 to `sent` (or NULL). */
+/* The site answered 401 to `sent` (or NULL); or 403, without a challenge, to
+ * `sent`, which may be out of date. */
 enum auth_answer auth_challenged(struct site *site, const char *repo,
     const char *challenge, const char *sent, struct auth_waiter *w,
     struct failure *f);
+/* The sentence for who we are being not enough, at the site or its token
+ * server. */
+void auth_denied(const struct site *site, const char *repo,
+    const char *server, struct failure *f);
 /* It refused even that. */
 void auth_refused(struct site *site, const char *repo);
 void auth_cancel(struct auth_waiter *w);
@@ -458,6 +493,8 @@ struct request {
 	uint64_t started, first_byte;
 	uint64_t body_bytes;
 	unsigned requests;
+	uint64_t rtt_us;	/* of the last exchange, */
+	bool warm;		/* and how it went */
 	uint64_t blob_size;	/* Stat's answer */
 	bool range_ok;
 };

@@ -6,7 +6,7 @@
  *
  *	devd's parent --configuration, credentials, certificates--> fetcherd
  *	cached <--Resolve, Stat, Referrers, Fetch /
- *	          Manifest, BlobInfo, Referring, Data--> fetcherd
+ *	          Manifest, BlobInfo, Referring, Data, Credentials--> fetcherd
  *	fetcherd <--HTTP--> registries and where they lead
  */
 #include <signal.h>
@@ -82,6 +82,8 @@ static const struct ipc_table table = {
 static void on_conf(const struct parent_msg *msg, int fd);
 static void on_auth(const struct parent_msg *msg, int fd);
 static void on_ca(const struct parent_msg *msg, int fd);
+static void on_cert(const struct parent_msg *msg, int fd);
+static void on_key(const struct parent_msg *msg, int fd);
 static void on_peer(const struct parent_msg *msg, int fd);
 static void on_go(const struct parent_msg *msg, int fd);
 
@@ -89,6 +91,8 @@ static const struct parent_rule parent_rules[] = {
 	{ PARENT_CONF, true, on_conf },
 	{ PARENT_AUTH, true, on_auth },
 	{ PARENT_CA, true, on_ca },
+	{ PARENT_CERT, true, on_cert },
+	{ PARENT_KEY, true, on_key },
 	{ PARENT_PEER, true, on_peer },
 	{ PARENT_GO, false, on_go },
 };
@@ -179,16 +183,40 @@ on_conf(const struct parent_msg *msg, int fd_taken)
 	site_conf(conf);
 }
 
+/* Before any answer to what it asks from now on. */
+static void
+tell_cached(const char *host)
+{
+	Suite__Credentials m = SUITE__CREDENTIALS__INIT;
+
+	m.host = (char *)host;
+	ipc_send(cached, 0, SUITE_BODY(CREDENTIALS), &m, NULL, 0, -1);
+}
+
 static void
 on_auth(const struct parent_msg *msg, int fd)
 {
-	site_auth(msg->text, fd);
+	site_auth(msg->text, fd, msg->count);
+	if (cached)
+		site_news(tell_cached);
 }
 
 static void
 on_ca(const struct parent_msg *msg, int fd)
 {
 	site_ca(msg->text, fd);
+}
+
+static void
+on_cert(const struct parent_msg *msg, int fd)
+{
+	site_cert(msg->text, fd);
+}
+
+static void
+on_key(const struct parent_msg *msg, int fd)
+{
+	site_key(msg->text, fd);
 }
 
 static void
@@ -208,6 +236,7 @@ on_peer(const struct parent_msg *msg, int fd)
 	cached = ipc_new(base, fd, &table, PEER_CACHED, NULL);
 	if (!cached)
 		log_die("no memory for the link to cached");
+	site_news(tell_cached);
 	ipc_pause(cached, true);
 	if (running)
 		link_run();
@@ -249,6 +278,7 @@ main(int argc, char **argv)
 	parent = parent_attach(base, parent_rules, ARRAY_LEN(parent_rules),
 	    NULL);
 	transfer_init(base);
+	auth_init(base);
 	policy_enter(&policy, paths, ARRAY_LEN(paths));
 	event_base_dispatch(base);
 	log_die("the event loop ended");

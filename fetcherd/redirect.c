@@ -20,7 +20,8 @@
 
 struct target {
 	TAILQ_ENTRY(target) entry;
-	char *host, *repo, *digest, *url;
+	uint64_t site;		/* its id */
+	char *repo, *digest, *url;
 	uint64_t until;		/* microseconds, of now_us() */
 };
 
@@ -131,7 +132,6 @@ target_free(struct target *t)
 {
 	TAILQ_REMOVE(&targets, t, entry);
 	n_targets--;
-	free(t->host);
 	free(t->repo);
 	free(t->digest);
 	free(t->url);
@@ -144,9 +144,8 @@ target_find(const struct site *site, const char *repo, const char *digest)
 	struct target *t;
 
 	TAILQ_FOREACH(t, &targets, entry)
-		if (strcmp(t->digest, digest) == 0 &&
-		    strcmp(t->repo, repo) == 0 &&
-		    strcmp(t->host, site->host) == 0)
+		if (t->site == site->id && strcmp(t->digest, digest) == 0 &&
+		    strcmp(t->repo, repo) == 0)
 			return t;
 	return NULL;
 }
@@ -179,12 +178,12 @@ redirect_remember(const struct site *site, const char *repo,
 		return;
 	TAILQ_INSERT_TAIL(&targets, t, entry);
 	n_targets++;
-	t->host = strdup(site->host);
+	t->site = site->id;
 	t->repo = strdup(repo);
 	t->digest = strdup(digest);
 	t->url = strdup(url);
 	t->until = now_us() + (uint64_t)TIME_TARGET_S * 1000000;
-	if (!t->host || !t->repo || !t->digest || !t->url)
+	if (!t->repo || !t->digest || !t->url)
 		target_free(t);
 }
 

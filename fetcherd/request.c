@@ -95,6 +95,8 @@ request_finish(struct request *r)
 	done.total_us = now - r->started;
 	done.body_bytes = r->body_bytes + r->waiter.body_bytes;
 	done.requests = r->requests + r->waiter.requests;
+	done.rtt_us = r->rtt_us;
+	done.warm = r->warm;
 	log_debug("%s %.19s: %s after %u requests, %llu bytes", r->where,
 	    r->reference, r->failure.code ? r->failure.text : "done",
 	    done.requests, (unsigned long long)done.body_bytes);
@@ -306,6 +308,7 @@ exchange_start(struct request *r)
 		.url = r->seen[r->n_seen - 1],
 		.guard = { .own = r->at_registry, .like = r->site->class },
 		.authorization = r->sent,
+		.body = r->length,
 		.background = r->background,
 		.fresh = r->fresh,
 	};
@@ -479,6 +482,10 @@ step_broken(struct request *r, const struct outcome *o)
 	    o->curl == CURLE_OPERATION_TIMEDOUT;
 
 	redirect_forget(r->site, r->repo, r->reference);
+	if (failure_of_proxy(&r->failure, o, r->where)) {
+		request_finish(r);
+		return;
+	}
 	if (o->refused) {
 		failure_set(&r->failure, CTL_CODE(REGISTRY_UNREACHABLE), false,
 		    "%s: it leads to %s, at a %s address, which this registry "
@@ -527,6 +534,8 @@ on_done(void *owner, const struct outcome *o)
 	r->transfer = NULL;
 	r->requests += o->requests;
 	r->body_bytes += o->body_bytes;
+	r->rtt_us = o->rtt_us;
+	r->warm = o->warm;
 	if (r->step == STEP_NONE || (r->step == STEP_BODY &&
 	    o->curl != CURLE_OK && !o->stopped)) {
 		step_broken(r, o);
@@ -557,6 +566,7 @@ on_done(void *owner, const struct outcome *o)
 	case STEP_FAIL:
 		if (r->failure.http_status == 401 && r->at_registry)
 			auth_refused(r->site, r->repo);
+		(void)failure_of_proxy(&r->failure, o, r->where);
 		request_finish(r);
 		break;
 	}
@@ -564,22 +574,37 @@ on_done(void *owner, const struct outcome *o)
 
 /* ---- the beginning ---- */
 
+/* SITE/v2/REPO/KIND/NAME[?QUERY]; a mirror has a query of its own. */
+static char *
+site_url(const struct request *r, const char *kind, const char *name,
+    const char *query)
+{
+	const char *own = r->site->query ? r->site->query : "";
+	char *url;
+
+	if (asprintf(&url, "%s/v2/%s/%s/%s%s%s%s%s", r->site->base, r->repo,
+	    kind, name, *query || *own ? "?" : "", query,
+	    *query && *own ? "&" : "", own) < 0)
+		return NULL;
+	return url;
+}
+
 /* The referrers of a manifest; "sha256-HEX" is their tag. */
 static char *
 referrers_url(const struct request *r)
 {
-	char *type, *url;
+	char tag[DIGEST_TEXT + 1], *type, *query, *url = NULL;
 
 	if (r->by_tag) {
-		if (asprintf(&url, "%s/v2/%s/manifests/sha256-%s",
-		    r->site->base, r->repo, strchr(r->reference, ':') + 1) < 0)
-			return NULL;
-		return url;
+		snprintf(tag, sizeof(tag), "sha256-%s",
+		    strchr(r->reference, ':') + 1);
+		return site_url(r, "manifests", tag, "");
 	}
 	type = curl_easy_escape(NULL, r->artifact_type, 0);
-	if (!type || asprintf(&url, "%s/v2/%s/referrers/%s?artifactType=%s",
-	    r->site->base, r->repo, r->reference, type) < 0)
-		url = NULL;
+	if (type && asprintf(&query, "artifactType=%s", type) >= 0) {
+		url = site_url(r, "referrers", r->reference, query);
+		free(query);
+	}
 	curl_free(type);
 	return url;
 }
@@ -596,10 +621,9 @@ start_url(struct request *r, char **out)
 		*out = strdup(target);
 	else if (r->kind == REQUEST_REFERRERS)
 		*out = referrers_url(r);
-	else if (asprintf(out, "%s/v2/%s/%s/%s", r->site->base, r->repo,
-	    r->kind == REQUEST_RESOLVE ? "manifests" : "blobs",
-	    r->reference) < 0)
-		*out = NULL;
+	else
+		*out = site_url(r, r->kind == REQUEST_RESOLVE ? "manifests" :
+		    "blobs", r->reference, "");
 	return *out ? 0 : -ENOMEM;
 }
 
@@ -665,14 +689,26 @@ request_begin(struct request *r, const Suite__Source *source)
 		return;
 	}
 	if (source && check_request(r))
-		e = site_get(source->host, &r->site);
-	if (e == -EINVAL) {
+		e = site_get(source->host, source->mirror, &r->site);
+	if (e == -EPERM) {
+		failure_set(&r->failure, CTL_CODE(BAD_REQUEST), false,
+		    "%s: the configuration lists no such mirror; name it in "
+		    "mirrors, in the registry's section", r->where);
+		request_finish(r);
+	} else if (e == -EINVAL) {
 		failure_set(&r->failure, CTL_CODE(BAD_REQUEST), false,
 		    "%s: this names no image that a registry can have; check "
 		    "host, repository and tag", r->where);
 		request_finish(r);
 	} else if (e < 0) {
 		request_fail_memory(r);
+	} else if (site_lacks_cert(r->site)) {
+		r->site->users++;
+		failure_set(&r->failure, CTL_CODE(AUTH_DENIED), false, "%s: "
+		    "the client-cert or client-key of [registry \"%s\"] can't "
+		    "be read; check both files", r->where,
+		    r->site->section->host);
+		request_finish(r);
 	} else {
 		r->site->users++;
 		request_start(r);

@@ -11,10 +11,33 @@
  *	                                        +-----+          +-+
  *
  * Demand and background have a pool of connections each, so that a demand read
- * never queues behind a background range.
+ * never queues behind a background range.  They share what names were looked up
+ * as, and TLS sessions (8 of them, by curl's own bound).  No locks are needed:
+ * curl touches both in this thread only.  Its resolver's threads call
+ * getaddrinfo() and leave the answer to be taken from here.
+ *
+ * What curl 7.88 does, and is relied on here:
+ * - Where a server offers HTTP/2 by TLS, requests share one connection (a new
+ *   multi handle multiplexes), up to 100 or what the server allows; then there
+ *   is another.  CURLOPT_PIPEWAIT would save some at a cold start, but makes
+ *   all wait while the first hangs, one after the other.
+ * - At the bound of a host or of all, a transfer queues inside curl, first come
+ *   first served, without a time limit: TIME_CONNECT_MS begins at its turn.
+ * - A kept connection that turns out to be dead before a byte came is replaced,
+ *   up to five times, without telling us.  Of HTTP/2, its TLS session is then
+ *   given up: what comes next shakes hands in full (no longer, but dearer).
+ * - A stream of HTTP/2 can't be held back: the server may send 32 MiB ahead on
+ *   each, and what comes while we pause is kept in memory.  So it is for demand
+ *   and short answers; what is long, or can wait, has a connection of HTTP/1.1,
+ *   which TCP holds back.
+ * - curl_easy_upkeep() reaches no connection of a multi handle: there are no
+ *   pings of HTTP/2, and TCP's keepalive has to do.
  */
 #define _GNU_SOURCE
 #include <sys/socket.h>
+
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 
 #include <errno.h>
 #include <fcntl.h>
@@ -39,13 +62,14 @@ struct transfer {
 	CURL *easy;
 	struct pool *pool;
 	struct curl_slist *headers;
-	struct ca *ca;
+	struct pem *pems[4];	/* what curl was given, until the end */
+	size_t n_pems;
 	struct event *idle;
 	const struct transfer_ops *ops;
 	void *owner;
 	struct guard guard;
 	enum address_class literal;	/* of the URL's host, through a proxy */
-	bool proxied;
+	uint64_t sent;		/* now_us() */
 	struct head head;
 	size_t head_bytes, skipped;
 	bool head_whole, skip, paused;
@@ -55,6 +79,7 @@ struct transfer {
 
 static struct event_base *base;
 static struct pool demand, background;
+static CURLSH *share;
 static LIST_HEAD(, transfer) transfers = LIST_HEAD_INITIALIZER(transfers);
 
 /* ---- one transfer's end ---- */
@@ -76,16 +101,32 @@ transfer_free(struct transfer *t)
 		curl_easy_cleanup(t->easy);
 	}
 	headers_free(t->headers);
-	ca_release(t->ca);
+	for (size_t i = 0; i < t->n_pems; i++)
+		pem_release(t->pems[i]);
 	if (t->idle)
 		event_free(t->idle);
 	head_done(&t->head);
 	free(t);
 }
 
+/* What curl knows of how it went. */
+static void
+outcome_ask(struct transfer *t)
+{
+	long connects = 0, status = 0, verify = 0;
+
+	curl_easy_getinfo(t->easy, CURLINFO_NUM_CONNECTS, &connects);
+	curl_easy_getinfo(t->easy, CURLINFO_HTTP_CONNECTCODE, &status);
+	curl_easy_getinfo(t->easy, CURLINFO_PROXY_SSL_VERIFYRESULT, &verify);
+	t->out.warm = t->out.requests > 0 && connects == 0;
+	t->out.proxy_status = (int)status;
+	t->out.proxy_untrusted = verify != 0;
+}
+
 static void
 transfer_over(struct transfer *t, CURLcode why)
 {
+	outcome_ask(t);
 	t->out.curl = why;
 	t->out.error = t->error[0] ? t->error : curl_easy_strerror(why);
 	t->ops->done(t->owner, &t->out);
@@ -143,8 +184,8 @@ guard_check(struct transfer *t, enum address_class class)
 {
 	struct guard proxy = { .own = true };
 
-	if (guard_allows(t->proxied ? &proxy : &t->guard, class)) {
-		t->out.class = t->proxied ? t->literal : class;
+	if (guard_allows(t->out.by_proxy ? &proxy : &t->guard, class)) {
+		t->out.class = t->out.by_proxy ? t->literal : class;
 		return true;
 	}
 	t->out.refused = true;
@@ -155,13 +196,22 @@ guard_check(struct transfer *t, enum address_class class)
 static curl_socket_t
 on_open(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
 {
+	/* Bytes that nobody acknowledges end the connection as silence ends a
+	 * transfer: one of HTTP/2 outlives its transfers, and the kernel would
+	 * try for a quarter of an hour. */
+	unsigned limit_ms = TIME_IDLE_MS;
 	struct transfer *t = arg;
+	int fd;
 
 	(void)purpose;
 	if (!guard_check(t, guard_class(&address->addr)))
 		return CURL_SOCKET_BAD;
-	return socket(address->family, address->socktype | SOCK_CLOEXEC |
+	fd = socket(address->family, address->socktype | SOCK_CLOEXEC |
 	    SOCK_NONBLOCK, address->protocol);
+	if (fd >= 0)
+		setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &limit_ms,
+		    sizeof(limit_ms));
+	return fd;
 }
 
 /* The request is about to go out, maybe on a connection that another transfer
@@ -181,6 +231,7 @@ on_connected(void *arg, char *ip, char *local, int port, int local_port)
 	}
 	t->out.refused = false;		/* another address was fine */
 	t->out.requests++;	/* again if curl finds a kept connection dead */
+	t->sent = now_us();
 	idle_again(t);
 	return CURL_PREREQFUNC_OK;
 }
@@ -193,6 +244,8 @@ on_head_line(char *line, size_t size, size_t n, void *arg)
 	int r;
 
 	idle_again(t);
+	if (t->out.rtt_us == 0)
+		t->out.rtt_us = now_us() - t->sent + 1;
 	t->head_bytes += len;
 	if (t->head_bytes > HEAD_MAX) {
 		t->out.head_too_long = true;
@@ -330,12 +383,23 @@ pool_init(struct pool *pool, long host, long total)
 	curl_multi_setopt(pool->multi, CURLMOPT_MAXCONNECTS, total);
 }
 
+static void
+share_init(void)
+{
+	share = curl_share_init();
+	if (!share || curl_share_setopt(share, CURLSHOPT_SHARE,
+	    CURL_LOCK_DATA_DNS) != CURLSHE_OK || curl_share_setopt(share,
+	    CURLSHOPT_SHARE, CURL_LOCK_DATA_SSL_SESSION) != CURLSHE_OK)
+		log_die("no memory for curl");
+}
+
 void
 transfer_init(struct event_base *event_base)
 {
 	base = event_base;
 	if (curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK)
 		log_die("curl can't be initialised");
+	share_init();
 	pool_init(&demand, CONNECTIONS_HOST, CONNECTIONS * 3 / 4);
 	pool_init(&background, CONNECTIONS_BACKGROUND, CONNECTIONS / 4);
 }
@@ -388,9 +452,14 @@ options_rules(struct transfer *t)
 	SET(CURLOPT_SUPPRESS_CONNECT_HEADERS, 1L);
 	SET(CURLOPT_HEADEROPT, (long)CURLHEADER_SEPARATE);
 	SET(CURLOPT_NOSIGNAL, 1L);
-	SET(CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_2TLS);
 	SET(CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2);
 	SET(CURLOPT_CONNECTTIMEOUT_MS, (long)TIME_CONNECT_MS);
+	SET(CURLOPT_SHARE, share);
+	SET(CURLOPT_TCP_NODELAY, 1L);
+	SET(CURLOPT_TCP_KEEPALIVE, 1L);
+	SET(CURLOPT_TCP_KEEPIDLE, (long)TIME_PROBE_S);
+	SET(CURLOPT_TCP_KEEPINTVL, (long)TIME_PROBE_S);
+	SET(CURLOPT_MAXAGE_CONN, (long)TIME_WARM_S);
 	SET(CURLOPT_BUFFERSIZE, 64L * 1024);
 	SET(CURLOPT_USERAGENT, "shedstream/" VERSION);
 	return failed;
@@ -414,47 +483,83 @@ options_callbacks(struct transfer *t)
 	return failed;
 }
 
+/* Certificates or a key; NULL: curl's default. */
+static bool
+option_pem(struct transfer *t, CURLoption option, const struct pem *pem)
+{
+	struct curl_blob blob = { .flags = CURL_BLOB_NOCOPY };
+	bool failed = false;
+
+	if (!pem)
+		return false;
+	t->pems[t->n_pems] = (struct pem *)pem;
+	t->pems[t->n_pems++]->refs++;
+	blob.data = t->pems[t->n_pems - 1]->text;
+	blob.len = pem->len;
+	SET(option, &blob);
+	return failed;
+}
+
+static bool
+options_trust(struct transfer *t, const struct exchange *x)
+{
+	const struct site *section = x->site->section;
+	bool failed = false;
+
+	if (x->site->insecure && x->guard.own) {
+		SET(CURLOPT_SSL_VERIFYPEER, 0L);
+		SET(CURLOPT_SSL_VERIFYHOST, 0L);
+	}
+	/* who we are is shown to the site's own origin only; curl never lends
+	 * a connection with a certificate to a transfer without it */
+	if (x->guard.own && section->cert && section->key) {
+		failed |= option_pem(t, CURLOPT_SSLCERT_BLOB, section->cert);
+		failed |= option_pem(t, CURLOPT_SSLKEY_BLOB, section->key);
+		SET(CURLOPT_KEYPASSWD, "");	/* nobody is asked for one */
+	}
+	return failed | option_pem(t, CURLOPT_CAINFO_BLOB, x->site->ca);
+}
+
+/* How to get there.  Behind a proxy no address is seen; what the URL itself
+ * says of it is. */
+static bool
+options_way(struct transfer *t, const struct exchange *x)
+{
+	struct origin to;
+	const char *proxy = "";
+	bool failed = false;
+
+	t->literal = ADDRESS_NEVER;
+	if (redirect_origin(x->url, &to) == 0) {
+		proxy = site_proxy(&to);
+		t->literal = guard_loopback_host(to.host) ? ADDRESS_LOOPBACK :
+		    ADDRESS_PUBLIC;
+		(void)guard_text(to.host, &t->literal);
+	}
+	SET(CURLOPT_PROXY, proxy);
+	SET(CURLOPT_NOPROXY, "");	/* not from the environment either */
+	t->out.by_proxy = *proxy != '\0';
+	if (!t->out.by_proxy)
+		return failed;
+	proxy_name(proxy, t->out.proxy);
+	t->out.proxy_known = proxy_has_user(proxy);
+	SET(CURLOPT_PROXY_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2);
+	return failed | option_pem(t, CURLOPT_PROXY_CAINFO_BLOB,
+	    site_network_ca());
+}
+
 static bool
 options_exchange(struct transfer *t, const struct exchange *x)
 {
-	const char *proxy = site_proxy(x->site);
 	bool failed = false;
 
 	SET(CURLOPT_URL, x->url);
 	SET(CURLOPT_HTTPHEADER, t->headers);
 	SET(CURLOPT_RANGE, x->range);
 	SET(CURLOPT_FRESH_CONNECT, (long)x->fresh);
-	SET(CURLOPT_PROXY, proxy);
-	SET(CURLOPT_NOPROXY, "");	/* not from the environment either */
-	t->proxied = proxy[0] != '\0';
-	if (x->site->insecure && x->guard.own) {
-		SET(CURLOPT_SSL_VERIFYPEER, 0L);
-		SET(CURLOPT_SSL_VERIFYHOST, 0L);
-	}
-	if (x->site->ca) {
-		struct curl_blob blob = { .data = x->site->ca->text,
-			.len = x->site->ca->len, .flags = CURL_BLOB_NOCOPY };
-
-		t->ca = x->site->ca;
-		t->ca->refs++;
-		SET(CURLOPT_CAINFO_BLOB, &blob);
-	}
-	return failed;
-}
-
-/* Behind a proxy no address is seen; what the URL itself says of it is. */
-static void
-literal_class(struct transfer *t, const struct exchange *x)
-{
-	struct origin origin;
-
-	t->literal = ADDRESS_PUBLIC;
-	if (redirect_origin(x->url, &origin) < 0)
-		t->literal = ADDRESS_NEVER;
-	else if (guard_loopback_host(origin.host))
-		t->literal = ADDRESS_LOOPBACK;
-	else
-		(void)guard_text(origin.host, &t->literal);
+	SET(CURLOPT_HTTP_VERSION, x->background || x->body > HTTP2_BODY_MAX ?
+	    (long)CURL_HTTP_VERSION_1_1 : (long)CURL_HTTP_VERSION_2TLS);
+	return failed | options_trust(t, x) | options_way(t, x);
 }
 
 struct transfer *
@@ -478,8 +583,7 @@ transfer_start(const struct exchange *x, const struct transfer_ops *ops,
 		transfer_free(t);
 		return NULL;
 	}
-	literal_class(t, x);
-	if (t->proxied && !guard_allows(&t->guard, t->literal)) {
+	if (t->out.by_proxy && !guard_allows(&t->guard, t->literal)) {
 		/* told by done(), never from here */
 		t->out.refused = true;
 		t->out.class = t->literal;

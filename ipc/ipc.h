@@ -23,6 +23,7 @@
 #define CTL_CODE(name)	SHEDSTREAM__CONTROL__V1__CODE__##name
 #define CTL_RUNG(name)	SHEDSTREAM__CONTROL__V1__RUNG__RUNG_##name
 #define CTL_PRESENT(name) SHEDSTREAM__CONTROL__V1__PRESENT__PRESENT_##name
+#define CTL_OUTAGE(name) SHEDSTREAM__CONTROL__V1__ON_OUTAGE__OUTAGE_##name
 #define SUITE_BODY(name) SUITE__FRAME__BODY_##name
 
 /* Limits of a link.  A frame holds at most one manifest or one status answer;
@@ -31,6 +32,7 @@
 #define IPC_CLIENT_MAX	(64 * 1024)	/* from a client */
 #define IPC_RAW_MAX	(256 * 1024)
 #define IPC_QUEUE_MAX	(1024 * 1024)	/* unread answers of one client */
+#define IPC_CREDENTIALS_MAX (64 * 1024)	/* of SetCredentials; a token is a few KiB */
 /* protobuf-c turns a body into at most so many times its bytes, or refuses. */
 #define IPC_UNPACK_FACTOR 8
 

@@ -40,8 +40,11 @@ struct device_spec {
 enum parent_type {
 	/* parent -> child, in this order at start, then at any time */
 	PARENT_CONF = 1,	/* fd: the configuration, sealed */
-	PARENT_AUTH,		/* fd: credentials for text = "HOST[:PORT]" (fetcherd) */
+	PARENT_AUTH,		/* fd: credentials for text = "HOST[:PORT]", empty: none
+				 * any more; count: enum auth_from (fetcherd) */
 	PARENT_CA,		/* fd: CA file for text = host, or "" for all (fetcherd) */
+	PARENT_CERT,		/* fd: client certificate for text = host, */
+	PARENT_KEY,		/* fd: and its key (fetcherd) */
 	PARENT_LISTEN,		/* fd: listening socket (control: of control; io: of its device) */
 	PARENT_STATE,		/* fd: attachments file; count: 0 or 1 (control) */
 	PARENT_STORE,		/* fd: the store directory (cached); text: its
@@ -60,6 +63,8 @@ enum parent_type {
 				 * why the last one ended; with PEER_IO,
 				 * `device` (control) */
 	PARENT_OPENERS,		/* device has count openers (control) */
+	PARENT_HOLDS,		/* CHILD_HOLD of that count was done, or status says
+				 * why not (control) */
 
 	/* child -> parent */
 	CHILD_READY = 64,	/* in its sandbox, ready to serve; count: its pid as it sees it */
@@ -69,6 +74,15 @@ enum parent_type {
 	CHILD_NAME,		/* device is also called device.name (control; passed to io) */
 	CHILD_SHUTDOWN,		/* end the suite (control) */
 	CHILD_OPENERS,		/* device has count openers (io) */
+	CHILD_HOLD,		/* fd: hold these credentials for text = host, and
+				 * give them to fetcherd; answered by
+				 * PARENT_HOLDS with the same count (control) */
+};
+
+enum auth_from {
+	AUTH_CONFIGURED,	/* an auth-file */
+	AUTH_SET,		/* a client set them */
+	AUTH_SET_NOW,		/* and cached may wait for them */
 };
 
 struct parent_msg {

@@ -73,7 +73,7 @@ device_object(const CTL(Device) *d)
 	return json_pack(
 	    "{so so so so so so so so so sb so sb sb"
 	    " s{so so so so} s{so so so} s{so so so} s{so so} s{so so}"
-	    " so so so so so}",
+	    " so so so so so so so so so}",
 	    "name", json_text(d->name),
 	    "aliases", json_texts(d->aliases, d->n_aliases),
 	    "image", json_text(d->image),
@@ -102,6 +102,10 @@ device_object(const CTL(Device) *d)
 	    "prefetch", "chunks", json_number(d->prefetch_chunks),
 	    "used", json_number(d->prefetch_used),
 	    "stalled_reads", json_number(d->stalled_reads),
+	    "stalled_since", json_number(d->stalled_since),
+	    "on_outage", json_word(outage_words, d->on_outage),
+	    "outage_delay", json_number(d->outage_delay_s),
+	    "reads_eio", json_number(d->reads_eio),
 	    "consumers", json_texts(d->consumers, d->n_consumers),
 	    "last_error", json_text(d->last_error),
 	    "worker_restarts", json_number(d->worker_restarts),

@@ -111,6 +111,25 @@ set_age(const char *value, void *field)
 }
 
 static int
+set_on_outage(const char *value, void *field)
+{
+	return word_parse(outage_words + 1, value, field);
+}
+
+static int
+set_delay(const char *value, void *field)
+{
+	static const struct unit units[] = { { 's', 1 }, { 'm', 60 },
+		{ 'h', 3600 }, { 'd', 86400 }, { 0, 0 } };
+	uint64_t s;
+
+	if (set_scaled(value, units, &s) < 0 || s == 0 || s > UINT32_MAX)
+		return -EINVAL;
+	*(uint32_t *)field = (uint32_t)s;
+	return 0;
+}
+
+static int
 set_deadline(const char *value, void *field)
 {
 	double seconds;
@@ -146,6 +165,8 @@ static const struct opt {
 	{ "integrity", 0, false, set_integrity, AT(integrity), "chunk, whole, complete or transport" },
 	{ "consumer", 0, false, set_text, AT(consumer), "an id" },
 	{ "deadline", 0, false, set_deadline, AT(deadline_ms), "seconds, as 30 or 0.5" },
+	{ "on-outage", 0, false, set_on_outage, AT(on_outage), "stall or eio" },
+	{ "outage-delay", 0, false, set_delay, AT(outage_delay_s), "a time, as 60 or 5m, and not 0" },
 	{ "boot", 0, false, set_flag, AT(boot), NULL },
 	{ "all", 0, false, set_flag, AT(all), NULL },
 	{ "wait", 0, false, set_flag, AT(wait), NULL },
@@ -172,16 +193,20 @@ static const struct command {
 	const char *help;	/* its first line stands in the list */
 	command_run *run;
 } commands[] = {
-	{ "attach", 1, 1, "name present fetch integrity consumer deadline",
+	{ "attach", 1, 1, "name present fetch integrity consumer deadline "
+	    "on-outage outage-delay",
 	    "IMAGE [--name N] [--present auto|nbd|ublk|file|plain]\n"
 	    "    [--fetch lazy|whole]\n"
 	    "    [--integrity chunk|whole|complete|transport]\n"
-	    "    [--consumer ID] [--deadline SECONDS]",
+	    "    [--consumer ID] [--deadline SECONDS]\n"
+	    "    [--on-outage stall|eio] [--outage-delay TIME]",
 	    "make a device of an image, and print its path or NBD URI\n"
 	    "IMAGE is HOST[:PORT]/REPO[:TAG|@sha256:HEX], or sha256:HEX of an\n"
 	    "image or device that is known here.  Where it can't be lazy it\n"
 	    "is pulled whole first.  plain: all of it is, and what is printed\n"
-	    "is the path of a file, which must not be used after detach.",
+	    "is the path of a file, which must not be used after detach.\n"
+	    "--on-outage eio: a read that no registry serves fails after\n"
+	    "--outage-delay, a time with s, m, h or d.  By default it waits.",
 	    run_attach },
 	{ "detach", 1, 1, "consumer", "NAME [--consumer ID]",
 	    "drop a consumer; the device goes with the last one", run_detach },
@@ -231,7 +256,11 @@ static const struct command {
 	    "What of FILE fits the image is copied into the store.",
 	    run_import },
 	{ "login", 1, 1, "", "HOST",
-	    "give credentials of a registry, from standard input", run_login },
+	    "give credentials of a registry, from standard input\n"
+	    "On a terminal you are asked for them.  Else standard input has\n"
+	    "USER:PASSWORD, or a line with each, or a docker config.json.",
+	    run_login },
+	{ "logout", 1, 1, "", "HOST", "take them away", run_logout },
 	{ "health", 0, 0, "", "", "say ok, or degraded and why", run_health },
 	{ "doctor", 0, 0, "", "", "check the host, with remedies",
 	    run_doctor },

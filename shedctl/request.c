@@ -9,17 +9,14 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>
-#include <openssl/crypto.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "base/digest.h"
 #include "base/own.h"
-#include "base/shm.h"
 #include "shedctl/shedctl.h"
 
-#define CREDENTIALS_MAX	(64 * 1024)	/* bytes; a token is a few KiB */
 #define COPY_BYTES	(64 * 1024)
 
 /* Devices. */
@@ -43,6 +40,8 @@ run_attach(struct shedctl *ctl)
 	body.fetch = (CTL(FetchMode))opt->fetch;
 	body.integrity = (CTL(Rung))opt->integrity;
 	body.deadline_ms = opt->deadline_ms;
+	body.on_outage = (CTL(OnOutage))opt->on_outage;
+	body.outage_delay_s = opt->outage_delay_s;
 	body.fallback = SHEDSTREAM__CONTROL__V1__FETCH_MODE__FETCH_WHOLE;
 	status = ask(ctl, CTL_BODY(ATTACH), &body, CTL_BODY(ATTACHED), AGAIN,
 	    &a);
@@ -214,36 +213,6 @@ enum status
 run_prefetch(struct shedctl *ctl)
 {
 	return prefetch(ctl, ctl->opt.all, ctl->opt.wait);
-}
-
-enum status
-run_login(struct shedctl *ctl)
-{
-	CTL(SetCredentials) body = CTL_INIT(SET_CREDENTIALS);
-	_cleanup_close_ int fd = -1;
-	char secret[CREDENTIALS_MAX + 1];
-	size_t len;
-
-	if (isatty(STDIN_FILENO)) {
-		snprintf(ctl->failure.text, sizeof(ctl->failure.text),
-		    "login reads credentials from standard input, and that is "
-		    "a terminal; use `shedctl login HOST <FILE`");
-		return STATUS_USAGE;
-	}
-	len = fread(secret, 1, sizeof(secret), stdin);
-	if (len == 0 || len > CREDENTIALS_MAX)
-		return client_fail(&ctl->failure, CTL_CODE(BAD_REQUEST),
-		    "standard input has %s; give it the credentials of %s",
-		    len == 0 ? "no credentials" : "more than 64 KiB",
-		    ctl->args[0]);
-	fd = shm_sealed("credentials", secret, len);
-	OPENSSL_cleanse(secret, sizeof(secret));
-	if (fd < 0)
-		return client_fail(&ctl->failure, CTL_CODE(INTERNAL),
-		    "cannot hold the credentials: %s; free some memory",
-		    strerror(-fd));
-	body.host = ctl->args[0];
-	return ask_done(ctl, CTL_BODY(SET_CREDENTIALS), &body, ONCE, fd);
 }
 
 /* Copy a received descriptor to -o FILE, or to standard output. */

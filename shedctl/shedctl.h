@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * shedctl in sections by file: main.c reads the command line, request.c and
- * store.c have a function per command, client.c speaks with the service,
- * show.c, json.c and progress.c write, dest.c places a file, words.c names.
+ * store.c and login.c have a function per command, client.c speaks with the
+ * service, show.c, json.c and progress.c write, dest.c places a file, words.c
+ * names.
  *
  * A command returns the program's exit status.  What went wrong is kept in
  * struct failure and printed once, by main.c, when the progress line is gone.
@@ -35,7 +36,7 @@ struct word {
 };
 
 extern const struct word rung_words[], present_words[], fetch_words[],
-    state_words[];		/* each ends with a NULL text */
+    outage_words[], state_words[];		/* each ends with a NULL text */
 
 /* The word's value, or -EINVAL. */
 int word_parse(const struct word *words, const char *text, uint32_t *out);
@@ -49,7 +50,8 @@ const char *word_code(uint32_t code);
 struct options {
 	uint64_t given;		/* bit n: opts[n] of main.c was given */
 	const char *socket, *name, *consumer, *owner, *output, *listen;
-	uint32_t present, fetch, integrity;	/* of control.proto */
+	uint32_t present, fetch, integrity, on_outage;	/* of control.proto */
+	uint32_t outage_delay_s;	/* 0: the service's */
 	uint32_t deadline_ms;	/* 0: the service's */
 	uint64_t max_bytes, until_s;
 	bool json, help, version, follow, boot, all, wait, dry_run,
@@ -159,7 +161,7 @@ enum status client_fail(struct failure *f, uint32_t code, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 int64_t client_now_ms(void);	/* monotonic */
 
-/* request.c, store.c: the commands */
+/* request.c, store.c, login.c: the commands */
 
 struct shedctl {
 	struct options opt;
@@ -181,8 +183,8 @@ typedef enum status command_run(struct shedctl *ctl);
 command_run run_attach, run_detach, run_pull, run_prefetch, run_ls, run_images,
     run_status, run_map, run_record, run_profile, run_pin, run_unpin, run_keep,
     run_gc, run_rm, run_df, run_verify, run_promote, run_import, run_login,
-    run_health, run_doctor, run_metrics, run_events, run_flight, run_report,
-    run_top, run_shutdown, run_version;
+    run_logout, run_health, run_doctor, run_metrics, run_events, run_flight,
+    run_report, run_top, run_shutdown, run_version;
 
 /* ask.c: what they share */
 

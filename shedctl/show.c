@@ -302,6 +302,19 @@ line(const char *key, char *value)
 	free(value);
 }
 
+/* As the service's log writes times, but for the milliseconds. */
+static struct size_text
+utc_seconds(uint64_t since_1970)
+{
+	time_t seconds = (time_t)since_1970;
+	struct size_text t = { "?" };
+	struct tm utc;
+
+	if (gmtime_r(&seconds, &utc))
+		strftime(t.text, sizeof(t.text), "%Y-%m-%dT%H:%M:%SZ", &utc);
+	return t;
+}
+
 static void
 show_counts(const CTL(Device) *d)
 {
@@ -327,7 +340,12 @@ show_counts(const CTL(Device) *d)
 	    (uintmax_t)d->reads_cold));
 	line("prefetch", format("%ju chunks, %ju used",
 	    (uintmax_t)d->prefetch_chunks, (uintmax_t)d->prefetch_used));
-	line("stalled reads", format("%ju", (uintmax_t)d->stalled_reads));
+	line("stalled reads", d->stalled_since == 0 ?
+	    format("%ju", (uintmax_t)d->stalled_reads) :
+	    format("%ju, since %s", (uintmax_t)d->stalled_reads,
+	    utc_seconds(d->stalled_since).text));
+	if (d->reads_eio > 0)
+		line("reads with EIO", format("%ju", (uintmax_t)d->reads_eio));
 }
 
 static void
@@ -346,6 +364,11 @@ show_device(const CTL(Device) *d)
 	    d->present)));
 	line("state", format("%s", word_name(state_words, d->state)));
 	line("rung", rung_cell(d));
+	if (d->on_outage == SHEDSTREAM__CONTROL__V1__ON_OUTAGE__OUTAGE_EIO)
+		line("on outage", format("eio after %u s", d->outage_delay_s));
+	else
+		line("on outage", format("%s", word_name(outage_words,
+		    d->on_outage)));
 	if (d->chain[0])
 		line("proof", show_text(d->chain, ""));
 	line("network-free", format("%s", d->network_free ? "yes" : "no"));

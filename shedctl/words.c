@@ -33,6 +33,13 @@ const struct word fetch_words[] = {
 	{ NULL, 0 },
 };
 
+const struct word outage_words[] = {
+	{ "default", V1(ON_OUTAGE__OUTAGE_DEFAULT) },
+	{ "stall", V1(ON_OUTAGE__OUTAGE_STALL) },
+	{ "eio", V1(ON_OUTAGE__OUTAGE_EIO) },
+	{ NULL, 0 },
+};
+
 const struct word state_words[] = {
 	{ "lazy", V1(DEVICE__STATE__LAZY) },
 	{ "completing", V1(DEVICE__STATE__COMPLETING) },

@@ -16,7 +16,7 @@ packages=(
 	ca-certificates
 	# tests and demo
 	docker-registry nginx-light skopeo nbdkit libnbd-bin python3
-	python3-libnbd curl jq openssl strace procps util-linux erofs-utils
+	python3-libnbd qemu-block-extra curl jq openssl strace procps util-linux erofs-utils
 	# guests
 	qemu-system-x86 qemu-utils busybox-static cpio kmod debootstrap
 	dmsetup e2fsprogs xz-utils

@@ -1,10 +1,10 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# run.sh [PROGRAM | PATTERN]...: the runner behind `make check`.  Runs the unit
-# tests (those named, or all of build/tests/unit/), then tests/e2e/NNN-*.sh in
-# order, once as the user who calls and, where that is root, once more as an
-# ordinary user.  PATTERNs choose e2e tests by name.  Environment:
+# run.sh [PATTERN]...: the runner behind `make check`.  Runs the unit tests, the
+# mixes under their sanitizers, then tests/e2e/NNN-*.sh in order, once as the
+# user who calls and, where that is root, once more as an ordinary user.
+# PATTERNs choose tests by name.  Environment:
 #   BUILD=DIR         another build directory than build/
 #   PASSES="root user"  which passes of the e2e tests, when root
 #   TEST_TIMEOUT=300  seconds per test
@@ -52,11 +52,30 @@ report() { # ok|not ok|skip NAME MILLISECONDS [REASON]
 		$(($3 % 1000 / 100)) "${4:+ # $4}"
 }
 
-# Counts each case of a cmocka program by its TAP lines.
+notes() {
+	sed -n 's/^NOTE: //p' "$out" | paste -sd ';'
+}
+
+# The first report of a sanitizer in the output.  A process that may open nothing
+# any more names a place by file and offset: its line is added.
+sanitizer_report() {
+	local line place='\((/.*)\+(0x[0-9a-f]+)\)'
+	grep -m 1 -A 80 -e 'ERROR: AddressSanitizer' -e 'runtime error: ' \
+		-e 'WARNING: ThreadSanitizer' "$out" | sed /^SUMMARY/q |
+		while IFS= read -r line; do
+			[[ ! $line =~ $place ]] || line+=" $(addr2line -pfse \
+				"${BASH_REMATCH[1]}" "${BASH_REMATCH[2]}")"
+			echo "$line"
+		done
+}
+
+# unit BUILD PROGRAM NAME [COMMAND...]: counts each case of a cmocka program,
+# run by the command, by its TAP lines.
 unit() {
-	local program=$1 name=${1##*/} start status ok bad skips
+	local build=$1 program=$2 name=$3 start status ok bad skips said
+	shift 3
 	start=$(now_ms)
-	bounded env CMOCKA_MESSAGE_OUTPUT=TAP "$program"
+	bounded env BUILD="$build" CMOCKA_MESSAGE_OUTPUT=TAP "$@" "$program"
 	status=$?
 	# cmocka writes a skipped case as `not ok N # SKIP name`
 	skips=$(grep -c ' # SKIP' "$out")
@@ -71,11 +90,32 @@ unit() {
 	if [ "$bad" -gt 0 ]; then
 		report "not ok" "$name" $(($(now_ms) - start)) \
 			"$bad of $((ok + bad)) failed, status $status"
-		tail -n 60 "$out" | sed 's/^/    /'
+		{ sanitizer_report; tail -n 60 "$out"; } | sed 's/^/    /'
 	else
-		report ok "$name" $(($(now_ms) - start)) "$ok cases"
+		said=$(notes)
+		report ok "$name" $(($(now_ms) - start)) \
+			"$ok cases${said:+; $said}"
 		sed -n 's/^.* # SKIP/    skip/p' "$out"
 	fi
+}
+
+# sanitized PROGRAM asan|tsan: a unit test in that sanitizer's build directory.
+# Its memory has fixed addresses, which are taken by chance where the kernel
+# chooses others with more than 28 random bits: then it dies in many ways before
+# main().
+sanitized() {
+	local program=$BUILD/$2/tests/unit/$1 name="$1 ($2)" bits
+	local fixed=(setarch -R)
+	[ -x "$program" ] && chosen "$1" || return
+	"${fixed[@]}" true 2>/dev/null || fixed=()
+	bits=$(cat /proc/sys/vm/mmap_rnd_bits 2>/dev/null)
+	if [ ${#fixed[@]} -eq 0 ] && [ "${bits:-0}" -gt 28 ]; then
+		skipped=$((skipped + 1))
+		report skip "$name" 0 \
+			"setarch -R fails, and vm.mmap_rnd_bits is $bits"
+		return
+	fi
+	unit "$BUILD/$2" "$program" "$name" "${fixed[@]}"
 }
 
 # Ends what a test left behind in spite of its own cleanup; says so if it did.
@@ -107,7 +147,7 @@ e2e() {
 	0)
 		passed=$((passed + 1))
 		report ok "$name" $(($(now_ms) - start)) \
-			"$(sed -n 's/^NOTE: //p' "$out" | paste -sd ';')"
+			"$(notes)"
 		;;
 	77)
 		skipped=$((skipped + 1))
@@ -165,8 +205,10 @@ user_pass() {
 [ "$(id -u)" -ne 0 ] || tests/tools/users.sh
 for program in "$BUILD"/tests/unit/*; do
 	[ -f "$program" ] && [ -x "$program" ] && chosen "$program" &&
-		unit "$program"
+		unit "$BUILD" "$program" "${program##*/}"
 done
+sanitized test_mix asan
+sanitized test_mix_threads tsan
 if [ "$(id -u)" -eq 0 ]; then
 	for pass in ${PASSES:-root user}; do
 		case $pass in

@@ -8,6 +8,7 @@
 image_small
 registry_start
 image_push "$SMALL" test/base:v1
+no_hedges
 suite_start
 
 uri=$(ctl attach "$IMAGE" --name one --integrity complete)

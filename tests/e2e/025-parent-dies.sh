@@ -15,6 +15,7 @@ for round in 1 2 3; do
 	"$TOOLS/reader.py" "$uri" "$SMALL" touch $((round * 100)) >/dev/null
 	suite_kill
 done
+no_hedges
 suite_start
 registry_mark
 wait_until 10 nbdinfo --size "$uri" >/dev/null || fail "no device"

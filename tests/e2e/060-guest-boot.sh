@@ -12,6 +12,7 @@ bytes=()
 registry_start
 image_push "$guest/root.erofs" test/guest:v1 \
 	--kernel "$guest/vmlinuz" --initrd "$guest/initrd"
+no_hedges
 suite_start
 uri=$(ctl attach "$IMAGE" --name guest --integrity complete)
 

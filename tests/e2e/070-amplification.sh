@@ -7,6 +7,7 @@
 . "$(dirname "$0")/lib.sh"
 
 registry_start
+no_hedges
 suite_start
 for kind in plain lz4; do
 	image_small ${kind/plain/}

@@ -13,6 +13,7 @@ image_push "$SMALL" test/base:v1
 PLAIN=$IMAGE
 image_push "$SMALL" test/indexed:v1
 image_annotate "$SMALL"
+no_hedges
 suite_start
 
 ## without an index

@@ -40,6 +40,7 @@ share() { # WHERE: all of it with a store there
 	local before grew bytes one two n
 	STORE=$2
 	rm -rf "$T/run"
+	no_hedges
 	suite_start
 	ctl pull "$BASE" 2>/dev/null
 	one=$(ctl attach "$BASE" --name one)

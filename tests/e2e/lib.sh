@@ -161,7 +161,8 @@ sha_of() { # FILE, or stdin
 ## the registry
 
 # registry_start: Debian's docker-registry; sets REGISTRY=127.0.0.1:PORT.
-# Started again, it has the same port and contents.
+# Started again, it has the same port and contents.  $REGISTRY_MORE: more lines
+# of its configuration.
 registry_start() {
 	cat >"$T/registry.yml" <<-END
 	version: 0.1
@@ -171,6 +172,7 @@ registry_start() {
 	  delete: {enabled: true}
 	  redirect: {disable: true}
 	http: {addr: "${REGISTRY:-127.0.0.1:0}", secret: test}
+	${REGISTRY_MORE-}
 	END
 	: >"$T/registry.log"
 	start registry docker-registry serve "$T/registry.yml"
@@ -310,7 +312,36 @@ make_ca() { # DIR: a CA, and a certificate for 127.0.0.1 and localhost
 		2>/dev/null
 	openssl x509 -req -in "$1/csr.pem" -CA "$1/ca.pem" -CAkey "$1/ca.key" \
 		-CAcreateserial -days 2 -out "$1/cert.pem" -extfile <(
-		echo subjectAltName=IP:127.0.0.1,DNS:localhost) 2>/dev/null
+		echo subjectAltName=IP:127.0.0.1,DNS:localhost,DNS:registry.test) 2>/dev/null
+}
+
+## a link in front of it
+
+# link_start HOST:PORT RTT_MS MBIT [link's options]: a simulated network link to
+# there (tests/tools/link.c says what it does); sets LINK=127.0.0.1:PORT
+link_start() {
+	rm -f "$T/link.in"
+	mkfifo "$T/link.in"
+	: >"$T/link.log"
+	# shellcheck disable=SC2016
+	start link sh -c 'exec "$@" <>"$0"' "$T/link.in" \
+		"$BIN/../tests/tools/link" --listen 127.0.0.1:0 --to "$1" \
+		--rtt "$2" --rate "$3" "${@:4}"
+	LINK_PID=$STARTED_PID
+	wait_line "$LINK_PID" "$T/link.log" '^listening ' ||
+		fail "the link did not start"
+	LINK=127.0.0.1:$(awk '/^listening / { print $2 }' "$T/link.log")
+}
+
+# link_say ORDER: `rate MBIT`, `rtt MS` or `stats`; when it returns the order is
+# obeyed.  Prints what there is to say, for stats an object.
+link_say() {
+	local n
+	n=$(($(sed -n '/ done/p' "$T/link.log" | wc -l) + 1))
+	echo "$*" >"$T/link.in"
+	wait_line "$LINK_PID" "$T/link.log" "^$n done" ||
+		fail "the link did not obey: $*"
+	sed -n "s/^$n done *//p" "$T/link.log"
 }
 
 ## images
@@ -350,17 +381,23 @@ image_of() {
 
 ## the suite
 
+# no request is sent twice: for who counts them
+no_hedges() {
+	printf '[network]\nhedge = 0%%\n' >"$T/conf"
+}
+
 # suite_start [devd's options]: all daemons; with $T/conf if there is one.
 # Sets SUITE_PID.  The store is $STORE.
 STORE=$T/store
+SUITE_IN=()		# a command that it is started by, and becomes
 suite_start() {
 	local conf=()
 	[ -x "$BIN/devd" ] || fail "$BIN/devd is not built"
 	[ -f "$T/conf" ] && conf=(-c "$T/conf")
 	mkdir -p "$STORE" "$T/run"
 	: >"$T/devd.log"
-	start devd "$BIN/devd" -f --store "$STORE" --run "$T/run" \
-		"${conf[@]}" "$@"
+	start devd "${SUITE_IN[@]}" "$BIN/devd" -f --store "$STORE" \
+		--run "$T/run" "${conf[@]}" "$@"
 	SUITE_PID=$STARTED_PID
 	wait_line "$SUITE_PID" "$T/devd.log" '(^|[^[:alnum:]])ready($|[^[:alnum:]])' ||
 		fail "the suite did not become ready"

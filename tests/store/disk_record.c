@@ -81,6 +81,12 @@ record_begin(void)
 		log_die("map the faults: %s", strerror(errno));
 }
 
+const struct record_fault *
+record_faults(void)
+{
+	return fault;
+}
+
 static void
 append(struct record *r, const char *name, const char *name2, const void *data)
 {

@@ -66,8 +66,7 @@ host_logged(struct host *h, const char *text)
 void
 host_fail(struct host *h, const char *fmt, ...)
 {
-	_cleanup_free_ char *tail = host_log(h);
-	char why[2048];
+	char why[2048], *tail = host_log(h);
 	va_list args;
 
 	va_start(args, fmt);
@@ -76,6 +75,7 @@ host_fail(struct host *h, const char *fmt, ...)
 	if (!host_quiet)
 		fprintf(stderr, "---- the end of cached's log\n%s----\n%s\n",
 		    tail, why);
+	free(tail);	/* host_on_fail() does not return */
 	h->failed = true;
 	if (h->pid > 0)
 		kill(h->pid, SIGKILL);
@@ -390,6 +390,7 @@ on_layout(void *owner, struct ipc_link *link, struct ipc_message *msg)
 		.requests_sent = m->requests_sent,
 		.requests_failed = m->requests_failed,
 		.stalled_reads = m->stalled_reads,
+		.stalled_since = m->stalled_since, .reads_eio = m->reads_eio,
 		.chunks_shared = m->chunks_shared, .damaged = m->damaged,
 		.complete = m->complete, .network_free = m->network_free,
 		.failed = m->failed, .completing = m->completing,
@@ -398,6 +399,7 @@ on_layout(void *owner, struct ipc_link *link, struct ipc_message *msg)
 	(void)link;
 	answer_of(owner, msg, true);
 	snprintf(l.last_error, sizeof(l.last_error), "%s", m->last_error);
+	snprintf(l.denied_by, sizeof(l.denied_by), "%s", m->denied_by);
 	if (ask)
 		ask->layout = l;
 }
@@ -538,6 +540,7 @@ open_message(const char *image, uint32_t rung, bool whole)
 	m.image = (char *)image;
 	m.rung = (Shedstream__Control__V1__Rung)rung;
 	m.whole = whole;
+	m.device = !whole;
 	return m;
 }
 

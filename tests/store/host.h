@@ -48,6 +48,7 @@ extern bool host_quiet;
 enum net {
 	NET_ON,
 	NET_OFF,	/* every request fails at once, and may be retried */
+	NET_DENIED,	/* the same, for want of credentials; in 5 minutes again */
 	NET_HELD,	/* requests are taken and wait for another state */
 	NET_FORBIDDEN,	/* a request fails the test */
 };
@@ -100,10 +101,11 @@ struct host_answer {
 
 struct host_layout {	/* of Inspect */
 	uint64_t size, chunks, chunks_present, bytes_present, bytes_fetched,
-	    requests_sent, requests_failed, stalled_reads, chunks_shared, damaged;
+	    requests_sent, requests_failed, stalled_reads, chunks_shared, damaged,
+	    stalled_since, reads_eio;
 	bool complete, network_free, failed, completing, self_contained,
 	    unproven;
-	char last_error[256];
+	char last_error[256], denied_by[256];
 };
 
 struct host_notice {
@@ -165,6 +167,7 @@ struct host {
 	TAILQ_HEAD(, host_request) held;	/* by fetcherd */
 
 	struct host_net net;
+	uint32_t eio_after_s;	/* of devices that are attached from now on */
 	struct host_counts counts;
 	struct host_notice notices[HOST_NOTICES];
 	unsigned n_notices;
@@ -260,6 +263,8 @@ void host_new_worker(struct host_device *dev);
 
 /* ---- between the files of the host ---- */
 
+/* fetcherd has new credentials for that host. */
+void host_credentials(struct host *h, const char *host);
 void fetch_link(struct host *h, int fd);
 void fetch_unlink(struct host *h);
 void io_give(struct host_device *dev);	/* its map and link, to cached */

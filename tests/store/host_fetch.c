@@ -52,6 +52,8 @@ done(struct host_request *q, Shedstream__Control__V1__Code code, bool retry,
 	m.text = (char *)text;
 	m.body_bytes = bytes;
 	m.requests = 1;
+	if (code == CTL_CODE(AUTH_DENIED))
+		m.retry_after_s = 300;
 	m.first_byte_us = 1000;
 	m.total_us = 2000;
 	if (q->host->fetcherd)
@@ -232,6 +234,8 @@ answer(struct host_request *q)
 	if (q->host->net.state == NET_OFF)
 		done(q, CTL_CODE(REGISTRY_UNREACHABLE), true,
 		    "the registry does not answer", 0);
+	else if (q->host->net.state == NET_DENIED)
+		done(q, CTL_CODE(AUTH_DENIED), false, "who is that?", 0);
 	else if (q->type == SUITE_BODY(RESOLVE))
 		answer_resolve(q);
 	else if (q->type == SUITE_BODY(STAT))
@@ -410,4 +414,13 @@ fetch_unlink(struct host *h)
 	while ((q = TAILQ_FIRST(&h->held)))
 		request_free(q);
 	ipc_free(take_ptr(h->fetcherd));
+}
+
+void
+host_credentials(struct host *h, const char *host)
+{
+	Suite__Credentials m = SUITE__CREDENTIALS__INIT;
+
+	m.host = (char *)host;
+	ipc_send(h->fetcherd, 0, SUITE_BODY(CREDENTIALS), &m, NULL, 0, -1);
 }

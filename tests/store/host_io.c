@@ -508,7 +508,8 @@ host_attach(struct host *h, const struct host_answer *a)
 	dev->spec = (struct device_spec){ .image = a->manifest,
 		.blob = a->blob, .layout = a->layout, .size = a->size,
 		.unit = a->unit, .rung = a->rung,
-		.present = CTL_PRESENT(NBD) };
+		.present = CTL_PRESENT(NBD),
+		.eio_after_s = h->eio_after_s };
 	snprintf(dev->spec.id, sizeof(dev->spec.id), "%016llx",
 	    (unsigned long long)++number);
 	snprintf(dev->spec.name, sizeof(dev->spec.name), "%s-%llu",

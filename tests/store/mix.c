@@ -46,6 +46,7 @@
 struct image {
 	const struct reg_image *image;
 	uint32_t rung;
+	double detached;	/* when a device of it was, last */
 	bool wronged;		/* the registry was told to send wrong bytes */
 };
 
@@ -161,6 +162,7 @@ detach(struct device *d)
 	if (m->detaching)
 		m->detaching(d->dev);
 	m->lanes += d->dev->in_lanes;
+	d->image->detached = now();
 	host_detach(d->dev);	/* its reads go with it */
 	memset(d, 0, sizeof(*d));
 }
@@ -264,6 +266,7 @@ send_open(const struct ask *a)
 	msg.rung = (Shedstream__Control__V1__Rung)a->image->rung;
 	msg.whole = a->what != ATTACH;
 	msg.plain = a->what == PLAIN;
+	msg.device = a->what == ATTACH;
 	return host_send(h, SUITE_BODY(OPEN), &msg, -1);
 }
 
@@ -452,7 +455,7 @@ ask_ended(struct ask *a)
 		    a->image->image->name, (int)r.code, r.text);
 	if (r.type == SUITE_BODY(FAILED))
 		m->refused++;
-	else if (a->what == ATTACH)
+	else if (a->what == ATTACH && a->image->detached < a->begun)
 		attach(a->image, &r);
 	else if (a->what == PROMOTE)
 		promoted(a);
@@ -641,7 +644,7 @@ life_ends(bool cleanly)
 static void
 turn_lives(void)
 {
-	if (m->kills == 0 || now() < next_kill)
+	if (m->killed == m->kills || now() < next_kill)
 		return;
 	next_kill = begun + (m->killed + 1 + (double)below(1000) / 1000) *
 	    m->seconds / (m->kills + 1);

@@ -66,6 +66,18 @@ struct record_fault {
 	/* Lies, where not 0: a sync of a file of so many bytes or more, or of
 	 * any directory, does nothing and says that it did. */
 	_Atomic uint32_t skip_sync, skip_sync_dir;
+	/* So many ms are both of its clocks ahead of ours, which costs a test of
+	 * hours no time.  Timers that were set before go off when they would
+	 * have. */
+	_Atomic uint64_t ahead_ms;
+	/* Not 0: from that moment of ours (monotonic us) on they run so many times
+	 * as fast, and timers that are set go off so much sooner, but in 1 ms at
+	 * the soonest.  Set once. */
+	_Atomic uint64_t fast_since_us;
+	_Atomic uint64_t fast;
 };
+
+/* NULL: there is none. */
+const struct record_fault *record_faults(void);
 
 #endif

@@ -7,6 +7,8 @@ docs/FORMATS.md alone, so that what tests count by it nobody else has counted.
     index.py new OLD... NEW         bytes of NEW's chunks that no OLD has
     index.py at FILE FRACTION       "OFFSET LENGTH" of a chunk's first extent,
                                     where that part of all chunks has gone by
+    index.py touched FILE           bytes of the chunks that reads touch: lines
+                                    "OFFSET LENGTH" of stdin
     index.py dup FILE               "OFFSET LENGTH HOME" of the longest extent
                                     whose chunk lies at HOME before
     index.py lie FILE OUT LIE       a canonical index that says it is of the
@@ -20,8 +22,10 @@ docs/FORMATS.md alone, so that what tests count by it nobody else has counted.
 """
 
 import argparse
+import bisect
 import json
 import struct
+import sys
 from pathlib import Path
 
 PAGE = 4096
@@ -100,6 +104,18 @@ def new(paths):
     return sum(c[6] for c in last.chunks if c[0] not in known)
 
 
+def touched(ix, lines):
+    found = set()
+    starts = [e[0] for e in ix.extents]
+    for line in lines:
+        at, length = map(int, line.split())
+        i = bisect.bisect_right(starts, at) - 1
+        while i < len(starts) and starts[i] < at + length:
+            found.add(ix.extents[i][2])
+            i += 1
+    return sum(c[5] for c in found - {None})
+
+
 def longest_dup(ix):
     home, best = {}, (0, 0, 0)
     for offset, length, chunk in ix.extents:
@@ -157,7 +173,8 @@ def main():
     p = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("what", choices=("show", "new", "at", "dup", "lie"))
+    p.add_argument("what", choices=("show", "new", "at", "touched", "dup",
+                                     "lie"))
     p.add_argument("args", nargs="+")
     a = p.parse_args()
     if a.what == "new":
@@ -170,6 +187,8 @@ def main():
         firsts = list(ix.firsts())
         e = firsts[min(int(len(firsts) * float(a.args[1])), len(firsts) - 1)]
         print(e[0], e[1])
+    elif a.what == "touched":
+        print(touched(ix, sys.stdin))
     elif a.what == "dup":
         print(*longest_dup(ix))
     else:

@@ -7,20 +7,23 @@ and, on a second listener, what a registry may lead to: blob storage and a
 token server.  Standard library only.
 
     registry.py FILE --log LOG [--tls-cert C --tls-key K] [--auth basic|bearer]
-        [--index FILE]
+        [--index FILE] [--prefix /PATH] [--address A]
 
 --index: the manifest of the one image names it as its chunk index.
 
 prints one JSON object when it listens: registry, other (HOST:PORT), image,
 manifest, erofs, size.  While it runs, on any listener:
 
-    GET /_fault?blob=short&manifest=status:500&times=2
-                    what is asked for next is answered so, at most so often;
-                    kinds: manifest, blob, token, referrers, target (what was
-                    redirected)
+    GET /_fault?blob=short&manifest=status:500&times=2&every=3
+                    what is asked for next is answered so, at most so often,
+                    of each so many the last; kinds: manifest, blob, token,
+                    referrers, target (what was redirected)
     GET /_heal      all is well again; requests that hang end
+    GET /_settle    ends when no request is under way, and all are in LOG
     GET /_auth?mode=bearer&ttl=60      none, basic, bearer
     GET /_revoke    every token and signed link is void
+    GET /_user?is=NAME:PASSWORD        the credentials it wants from now on
+    GET /_hangup    every connection that is open is closed
     GET /_referrers?mode=api&filter=no
                     who has which manifest as subject is told by the API (api),
                     by an index under the tag sha256-HEX (tag), not at all (off)
@@ -29,16 +32,20 @@ manifest, erofs, size.  While it runs, on any listener:
                     subject, else the image's manifest
 
 Faults (ARG behind a colon):
-    status:N  retry:SECONDS (429)  unauthorized  garbage  close  hang-head
-    full (200 for 206)  short  short-honest  hang  range  total  extra
+    status:N  retry:SECONDS (429)  busy:SECONDS (503)  unauthorized  garbage
+    close  hang-head  hold (hangs, and is answered when all is well again)
+    slow:MS[:MORE:EVERY] (one of so many so much)  stall (goes on when all is
+    well again)  reset  full (200 for 206)  short  short-honest  hang  range
+    total  extra
     extra-chunked  encoded  flip (wrong bytes)  long-head  huge  huge-chunked
     no-length  part (206 for 200)
     redirect[:USES] (to the other host, the link good for so many uses)
     loop  chain:N  back (from a target to the registry)  private  link-local  mapped  downgrade  user  file
     realm-private  realm-inside  realm-http  bad-token
     json:TEXT (of an image index)  html (a page for a person)
-LOG gets one JSON line a request: role, method, path, headers, status, sent
-(body bytes), fault."""
+LOG gets one JSON line a request: began, time (of its end), role, method, path,
+headers, status, sent (body bytes), fault; hold and stall first write one with
+waits, its path."""
 
 import argparse
 import base64
@@ -49,6 +56,7 @@ import os
 import secrets
 import socket
 import ssl
+import struct
 import sys
 import threading
 import time
@@ -67,9 +75,13 @@ class World:
         self.args = args
         self.lock = threading.Lock()
         self.healed = threading.Event()
-        self.faults = {}        # kind -> [fault, times left or None]
+        self.under_way = 0      # requests
+        self.slow = 0           # of these, so far
+        self.settled = threading.Condition(self.lock)
+        self.faults = {}        # kind -> [fault, times left or None, every, n]
         self.auth = args.auth
         self.ttl = 60
+        self.open = set()       # connections
         self.tokens = {}        # token -> expiry
         self.links = {}         # signature -> uses left or None
         self.mode = "api"       # of referrers
@@ -89,7 +101,10 @@ class World:
             entry = self.faults.get(kind)
             if not entry:
                 return "", ""
-            name, left = entry
+            name, left, every, _ = entry
+            entry[3] += 1
+            if entry[3] % every:
+                return "", ""
             if left is not None:
                 if left == 0:
                     return "", ""
@@ -194,9 +209,31 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, *args):
         pass
 
+    def setup(self):
+        super().setup()
+        with self.world.lock:
+            self.world.open.add(self.connection)
+
+    def finish(self):
+        with self.world.lock:
+            self.world.open.discard(self.connection)
+        super().finish()
+
+    def hangup(self):
+        with self.world.lock:
+            rest = self.world.open - {self.connection}
+        for connection in rest:
+            try:
+                connection.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
     def do_GET(self):
         self.status = self.sent = 0
         self.name = ""
+        self.began = time.time()
+        if not self.path.startswith("/_"):
+            self.count(1)
         try:
             if self.path.startswith("/_"):
                 self.admin()
@@ -207,14 +244,24 @@ class Handler(http.server.BaseHTTPRequestHandler):
         finally:
             if not self.path.startswith("/_"):
                 self.record()
+                self.count(-1)
 
     do_HEAD = do_GET
 
+    def count(self, n):
+        with self.world.settled:
+            self.world.under_way += n
+            self.world.settled.notify_all()
+
     def record(self):
-        line = json.dumps({
-            "time": time.time(), "role": self.role, "method": self.command,
-            "path": self.path, "headers": dict(self.headers.items()),
+        self.write({
+            "began": self.began, "time": time.time(), "role": self.role,
+            "method": self.command, "path": self.path,
+            "headers": dict(self.headers.items()),
             "status": self.status, "sent": self.sent, "fault": self.name})
+
+    def write(self, entry):
+        line = json.dumps(entry)
         with self.world.lock:
             self.world.log.write(line + "\n")
 
@@ -242,12 +289,28 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.world.healed.wait(HANG)
         raise Gone()
 
+    def wait(self):
+        self.wfile.flush()
+        self.write({"waits": self.path})
+        self.count(-1)
+        self.world.healed.wait(HANG)
+        self.count(1)
+
     def drop(self):
         self.wfile.flush()
         try:
             self.connection.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass
+        raise Gone()
+
+    def reset(self):
+        self.wfile.flush()
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER,
+                                   struct.pack("ii", 1, 0))
+        self.rfile.close()
+        self.wfile.close()
+        self.connection.close()
         raise Gone()
 
     # -- what can be told to it
@@ -258,10 +321,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         query = dict(parse_qsl(url.query))
         if url.path == "/_fault":
             times = query.pop("times", None)
+            every = int(query.pop("every", 1))
             with w.lock:
                 w.healed.clear()
                 for kind, name in query.items():
-                    w.faults[kind] = [name, int(times) if times else None]
+                    w.faults[kind] = [name, int(times) if times else None,
+                                      every, 0]
         elif url.path == "/_heal":
             with w.lock:
                 w.faults.clear()
@@ -269,6 +334,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
         elif url.path == "/_auth":
             w.auth = query.get("mode", "none")
             w.ttl = float(query.get("ttl", 60))
+        elif url.path == "/_user":
+            w.args.user = query["is"]
+        elif url.path == "/_settle":
+            with w.settled:
+                w.settled.wait_for(lambda: w.under_way == 0)
+        elif url.path == "/_hangup":
+            self.hangup()
         elif url.path == "/_revoke":
             with w.lock:
                 w.tokens.clear()
@@ -284,7 +356,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     # -- what is asked for
 
     def route(self):
-        path = urlsplit(self.path).path
+        path = urlsplit(self.path).path.removeprefix(self.world.args.prefix)
         part = path.split("/")
         self.repo = "/".join(part[2:-2])
         if path == "/token":
@@ -440,7 +512,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def stream(self, status, headers, length, read):
         announced = real = length
-        if self.name in ("short", "hang"):
+        if self.name in ("short", "hang", "reset"):
             real = length // 2
         elif self.name == "short-honest":
             announced = real = length // 2
@@ -451,8 +523,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return
         self.head(status, headers, announced)
         at = 0
+        pause = length // 2 if self.name == "stall" else real
         while at < real:
-            piece = read(at, min(PIECE, real - at)) if at < length else b""
+            if at == pause:
+                self.wait()
+                pause = real
+            piece = read(at, min(PIECE, pause - at)) if at < length else b""
             piece = piece or b"x" * min(PIECE, real - at)
             if self.name == "flip":
                 piece = bytes([piece[0] ^ 1]) + piece[1:]
@@ -460,6 +536,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             at += len(piece)
         if self.name == "hang":
             self.hang()
+        if self.name == "reset":
+            self.reset()
         if self.name == "short":
             self.drop()
 
@@ -493,6 +571,21 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def fault_retry(self, arg):
         self.answer(429, b"slower\n", Retry_After=arg or "1")
+
+    def fault_busy(self, arg):
+        self.answer(503, b"later\n", Retry_After=arg or "1")
+
+    def fault_hold(self, _):
+        self.wait()
+        self.rightly()
+
+    def fault_slow(self, arg):
+        ms, more, every = [int(n) for n in (arg + ":0:1").split(":")[:3]]
+        with self.world.lock:
+            self.world.slow += 1
+            straggles = more and self.world.slow % every == 0
+        time.sleep((more if straggles else ms) / 1000)
+        self.rightly()
 
     def fault_unauthorized(self, _):
         self.unauthorized()
@@ -605,9 +698,9 @@ class Server(http.server.ThreadingHTTPServer):
         pass                    # clients that hang up are the point
 
 
-def listen(world, role, port, context=None):
+def listen(world, role, port, context=None, address="127.0.0.1"):
     handler = type(role, (Handler,), {"world": world, "role": role})
-    server = Server(("127.0.0.1", port), handler)
+    server = Server((address, port), handler)
     if context:
         server.socket = context.wrap_socket(server.socket, server_side=True,
                                             do_handshake_on_connect=False)
@@ -625,7 +718,10 @@ def main():
     p.add_argument("--repo", default="test/base")
     p.add_argument("--tag", default="v1")
     p.add_argument("--port", type=int, default=0)
+    p.add_argument("--address", default="127.0.0.1",
+                   help="of the registry; all else is on loopback")
     p.add_argument("--other-port", type=int, default=0)
+    p.add_argument("--prefix", default="")
     p.add_argument("--tls-cert")
     p.add_argument("--tls-key")
     p.add_argument("--auth", default="none",
@@ -637,7 +733,8 @@ def main():
     if args.tls_cert:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(args.tls_cert, args.tls_key)
-    w.registry = "127.0.0.1:%d" % listen(w, "registry", args.port, context)
+    w.registry = "%s:%d" % (args.address, listen(
+        w, "registry", args.port, context, args.address))
     # another host by name, so that no credential may follow there
     w.other = "localhost:%d" % listen(w, "other", args.other_port, context)
     w.plain = "127.0.0.1:%d" % listen(w, "plain", 0)

@@ -594,6 +594,57 @@ test_sealed_content_cannot_be_changed(void **state)
 	assert_string_equal(text, "content");
 }
 
+static int
+reopened(int fd, int flags)
+{
+	char path[40];
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	fd = open(path, flags | O_CLOEXEC);
+	assert_true(fd >= 0);
+	return fd;
+}
+
+/* What a client says is sealed is looked at before anything else is done. */
+static void
+test_only_what_nobody_can_change_is_sealed(void **state)
+{
+	_cleanup_close_ int good = shm_sealed("test", "content", 7);
+	_cleanup_close_ int empty = shm_sealed("test", "", 0);
+	_cleanup_close_ int map = shm_object("test", PAGE);
+	_cleanup_close_ int file = memfd_create("test", MFD_CLOEXEC |
+	    MFD_ALLOW_SEALING);
+	_cleanup_close_ int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	_cleanup_close_ int ro = reopened(good, O_RDONLY);
+	_cleanup_close_ int wo = reopened(good, O_WRONLY);
+	_cleanup_close_ int path = reopened(good, O_PATH);
+	_cleanup_close_ int dir = open("/tmp", O_RDONLY | O_CLOEXEC);
+	size_t size = 1;
+
+	(void)state;
+	assert_int_equal(shm_is_sealed(good, 7, &size), 0);
+	assert_int_equal(size, 7);
+	assert_int_equal(shm_is_sealed(good, 6, &size), -EFBIG);
+	assert_int_equal(shm_is_sealed(ro, 7, &size), 0);
+	assert_int_equal(shm_is_sealed(empty, 7, &size), 0);
+	assert_int_equal(size, 0);
+	assert_int_equal(shm_is_sealed(wo, 7, &size), -EPROTO);
+	assert_int_equal(shm_is_sealed(path, 7, &size), -EPROTO);
+	assert_int_equal(shm_is_sealed(map, PAGE, &size), -EPROTO);
+	assert_int_equal(shm_is_sealed(null, PAGE, &size), -EPROTO);
+	assert_int_equal(shm_is_sealed(dir, PAGE, &size), -EPROTO);
+	assert_int_equal(shm_is_sealed(-1, PAGE, &size), -EPROTO);
+	for (int seals = 0; seals < 0x20; seals++) {
+		int fd = memfd_create("test", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+		const int all = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE;
+
+		assert_int_equal(fcntl(fd, F_ADD_SEALS, seals), 0);
+		assert_int_equal(shm_is_sealed(fd, PAGE, &size),
+		    (seals & all) == all ? 0 : -EPROTO);
+		close(fd);
+	}
+}
+
 static void
 test_only_the_maker_writes_a_private_writers_object(void **state)
 {
@@ -663,6 +714,7 @@ main(void)
 		cmocka_unit_test(
 		    test_a_read_only_reopening_cannot_be_mapped_writable),
 		cmocka_unit_test(test_sealed_content_cannot_be_changed),
+		cmocka_unit_test(test_only_what_nobody_can_change_is_sealed),
 		cmocka_unit_test(
 		    test_only_the_maker_writes_a_private_writers_object),
 	};

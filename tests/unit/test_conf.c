@@ -19,6 +19,7 @@
 #include "base/fd.h"
 #include "base/own.h"
 #include "base/shm.h"
+#include "base/times.h"
 
 static struct conf *
 good(const char *text)
@@ -96,7 +97,8 @@ test_every_key_is_read(void **state)
 	    "scrub-rate = 3M\nscrub-every = 36h\n"
 	    "[trust]\nreferrers = yes\nintegrity = complete\n"
 	    "[network]\nca = /etc/ca\nproxy = http://p:1\n"
-	    "background-rate = 10M\non-outage = eio\noutage-delay = 7\n"
+	    "background-rate = 10M\non-outage = eio\n"
+	    "outage-delay = 2m\n"
 	    "[devices]\npresent = nbd\nmax = 12\ngroup = shed\n"
 	    "[prefetch]\nboot = no\ncomplete = now\nbudget = 200M\n"
 	    "[registry \"h.example:5000\"]\n"
@@ -118,7 +120,7 @@ test_every_key_is_read(void **state)
 	assert_string_equal(c->proxy, "http://p:1");
 	assert_int_equal(c->background_rate, 10 << 20);
 	assert_true(c->outage_eio);
-	assert_int_equal(c->outage_delay_s, 7);
+	assert_int_equal(c->outage_delay_s, 120);
 	assert_int_equal(c->present, 1);
 	assert_int_equal(c->max_devices, 12);
 	assert_string_equal(c->group, "shed");
@@ -160,18 +162,27 @@ static const struct {
 	{ "trust", "integrity", "chunk, whole, complete or transport", { "",
 	    "default", "Whole", "wholes", "none" } },
 	{ "network", "ca", "an absolute path", { "ca.pem" } },
-	{ "network", "background-rate", "bytes a second, as 10M", { "fast" } },
+	{ "network", "background-rate", "bytes a second, as 10M; 0 for no "
+	    "limit", { "fast" } },
 	{ "network", "on-outage", "stall or eio", { "", "EIO", "fail" } },
-	{ "network", "outage-delay", "seconds", { "", "-1", "1s", "4294967296",
-	    "1M" } },
+	{ "network", "outage-delay", "a time as 60 or 5m, and at least the 30 "
+	    "s that a chunk may take; for one device it may be less, see "
+	    "shedctl attach --outage-delay", { "", "-1", "0", "1s", "29",
+	    "4294967296", "1M" } },
 	{ "devices", "present", "auto, nbd, ublk, file or plain", { "", "fuse",
 	    "NBD" } },
 	{ "devices", "max", "a number", { "", "-1", "4294967296", "many" } },
 	{ "prefetch", "boot", "yes or no", { "", "on" } },
 	{ "prefetch", "complete", "idle, never or now", { "", "later" } },
 	{ "prefetch", "budget", "bytes, as 200M", { "", "200MB" } },
-	{ "registry \"h\"", "mirrors", "at most 16 http:// or https:// URLs",
-	    { "ftp://x", "h.example", "http://a h.example", "HTTP://x" } },
+	{ "network", "proxy", "an http://, https:// or socks5h:// URL", { "",
+	    "p:3128", "http://", "socks5://p:1", "ftp://p", "HTTP://p" } },
+	{ "registry \"h\"", "mirrors", "at most 16 http:// or https:// URLs, "
+	    "without user and query", { "ftp://x", "h.example",
+	    "http://a h.example", "HTTP://x", "http://u:p@h", "http://h/?x",
+	    "http://h#x" } },
+	{ "registry \"h\"", "client-cert", "an absolute path", { "", "x" } },
+	{ "registry \"h\"", "client-key", "an absolute path", { "", "x" } },
 	{ "registry \"h\"", "insecure", "yes or no", { "", "maybe" } },
 	{ "registry \"h\"", "ca", "an absolute path", { "", "ca.pem" } },
 	{ "registry \"h\"", "auth-file", "an absolute path", { "", "x" } },
@@ -240,6 +251,26 @@ test_times_have_units_and_bounds(void **state)
 		assert_int_equal(c->scrub_every_s, times[i].seconds);
 		conf_free(c);
 	}
+}
+
+static void
+test_the_outage_delay_leaves_a_chunk_its_budget(void **state)
+{
+	struct conf *c = good_key("network", "outage-delay", "30");
+
+	(void)state;
+	assert_int_equal(c->outage_delay_s, TIME_CHUNK_MS / 1000);
+	conf_free(c);
+	assert_true(times_fit(TIME_CHUNK_MS / 1000));
+	assert_false(times_fit(TIME_CHUNK_MS / 1000 - 1));
+	/* and changes nothing that stands beside it */
+	c = good("[devices]\npresent = nbd\n[network]\nhedge = 7%\n"
+	    "outage-delay = 5m\n");
+	assert_int_equal(c->outage_delay_s, 300);
+	assert_int_equal(c->present, 1);
+	assert_int_equal(c->hedge_percent, 7);
+	assert_false(c->outage_eio);
+	conf_free(c);
 }
 
 static void
@@ -476,6 +507,23 @@ mirrors(unsigned n, const char *between)
 }
 
 static void
+test_a_client_certificate_has_a_key(void **state)
+{
+	struct conf *c = good("[registry \"h\"]\nclient-cert = /c\n"
+	    "[registry \"i\"]\n[registry \"h\"]\nclient-key = /k\n");
+
+	(void)state;
+	assert_string_equal(c->registries[0].client_cert, "/c");
+	assert_string_equal(c->registries[0].client_key, "/k");
+	conf_free(c);
+	bad("[registry \"g\"]\nca = /a\n[registry \"h\"]\nclient-cert = "
+	    "/c\n", "f: [registry \"h\"] has one of client-cert and "
+	    "client-key; set both");
+	bad("[registry \"h\"]\nclient-key = /k\n", "f: [registry \"h\"] has "
+	    "one of client-cert and client-key; set both");
+}
+
+static void
 test_mirrors_are_a_bounded_list(void **state)
 {
 	static const char *const between[] = { " ", ",", "\t ", "\n  " };
@@ -543,6 +591,7 @@ main(void)
 		    test_a_bad_value_is_named_with_its_line_and_what_would_do),
 		cmocka_unit_test(test_sizes_have_units_and_bounds),
 		cmocka_unit_test(test_times_have_units_and_bounds),
+		cmocka_unit_test(test_the_outage_delay_leaves_a_chunk_its_budget),
 		cmocka_unit_test(test_min_free_is_a_share_or_bytes),
 		cmocka_unit_test(test_words_have_the_protocols_numbers),
 		cmocka_unit_test(test_an_unknown_key_is_named_with_its_section),
@@ -558,6 +607,7 @@ main(void)
 		cmocka_unit_test(
 		    test_a_registry_section_needs_a_host_in_quotes),
 		cmocka_unit_test(test_registries_are_bounded),
+		cmocka_unit_test(test_a_client_certificate_has_a_key),
 		cmocka_unit_test(test_mirrors_are_a_bounded_list),
 		cmocka_unit_test(test_children_read_the_same_from_a_descriptor),
 		cmocka_unit_test(test_a_file_past_the_limit_is_not_read),

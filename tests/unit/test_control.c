@@ -1123,6 +1123,196 @@ test_descriptors_are_files_opened_for_it(void **state)
 	close(u.fd);
 }
 
+/* ---- credentials ---- */
+
+static void
+login(struct user *u, const char *host, int fd)
+{
+	CTL(SetCredentials) m = CTL_INIT(SET_CREDENTIALS);
+
+	m.host = (char *)host;
+	user_ask_fd(u, CTL_BODY(SET_CREDENTIALS), &m, fd);
+}
+
+/* They reached the parent: the message. */
+static struct parent_msg
+holds(struct host *h, const char *host, const char *text)
+{
+	struct parent_msg msg;
+	char got[64] = "";
+	int fd;
+
+	msg = host_hear_fd(h, CHILD_HOLD, &fd);
+	assert_string_equal(msg.text, host);
+	assert_true(fd >= 0 && pread(fd, got, sizeof(got) - 1, 0) ==
+	    (ssize_t)strlen(text));
+	assert_string_equal(got, text);
+	fd_close(fd);
+	return msg;
+}
+
+static void
+held(struct host *h, struct parent_msg msg, int status)
+{
+	msg.status = status;
+	host_tell(h, PARENT_HOLDS, msg, -1);
+}
+
+static void
+test_credentials_go_to_the_parent(void **state)
+{
+	struct host *h = *state;
+	struct user u = user_new(h, "shed"), v = user_new(h, "other");
+	int fd = shm_sealed("c", "{secret}", 8), none = shm_sealed("c", "", 0);
+	struct parent_msg first, second;
+
+	login(&u, "reg.example:5000", fd);
+	first = holds(h, "reg.example:5000", "{secret}");
+	login(&v, "[::1]:5000", none);
+	second = holds(h, "[::1]:5000", "");
+	assert_int_not_equal(first.count, second.count);
+	/* whatever the order: each gets its own answer */
+	held(h, second, 0);
+	hears(&v, CTL_BODY(DONE));
+	held(h, first, -ENOSPC);
+	refused(&u, CTL_CODE(BUSY), "shedctl logout");
+	/* that of somebody who is gone, or of nobody, does no harm */
+	login(&v, "a", fd);
+	first = holds(h, "a", "{secret}");
+	close(v.fd);
+	login(&u, "b", fd);
+	second = holds(h, "b", "{secret}");
+	held(h, first, 0);
+	held(h, first, 0);
+	held(h, second, -EPROTO);
+	refused(&u, CTL_CODE(INTERNAL), "can't be held");
+	/* cached has no part in it */
+	assert_true(host_quiet(h, QUIET_MS));
+	fd_close(fd);
+	fd_close(none);
+	close(u.fd);
+}
+
+static void
+test_credentials_are_sealed_and_of_a_host(void **state)
+{
+	static const char *const bad[] = { "", " ", "a b", "a/b", "a\"b", "a\nb",
+		"user@host", "https://host", "h\xc3\xb6st" };
+	struct host *h = *state;
+	struct user u = user_new(h, "shed");
+	int good = shm_sealed("c", "{}", 2), pipes[2];
+	int writable = shm_object("c", 2);
+	int open_ = memfd_create("c", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	int resizable = memfd_create("c", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	char big[IPC_CREDENTIALS_MAX + 1], host[300];
+	int most, more;
+
+	memset(big, 'x', sizeof(big));
+	most = shm_sealed("c", big, sizeof(big) - 1);
+	more = shm_sealed("c", big, sizeof(big));
+	must(pipe2(pipes, O_CLOEXEC) == 0);
+	must(fcntl(resizable, F_ADD_SEALS, F_SEAL_WRITE) == 0);
+	for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
+		login(&u, bad[i], good);
+		refused(&u, CTL_CODE(BAD_REQUEST), "HOST[:PORT]");
+	}
+	memset(host, 'h', sizeof(host) - 1);
+	host[sizeof(host) - 1] = '\0';
+	login(&u, host, good);
+	refused(&u, CTL_CODE(BAD_REQUEST), "HOST[:PORT]");
+	login(&u, "h", open_);
+	refused(&u, CTL_CODE(BAD_REQUEST), "sealed");
+	login(&u, "h", resizable);
+	refused(&u, CTL_CODE(BAD_REQUEST), "sealed");
+	login(&u, "h", writable);
+	refused(&u, CTL_CODE(BAD_REQUEST), "sealed");
+	login(&u, "h", pipes[0]);
+	refused(&u, CTL_CODE(BAD_REQUEST), "sealed");
+	login(&u, "h", more);
+	refused(&u, CTL_CODE(BAD_REQUEST), "64 KiB");
+	login(&u, "h", -1);
+	refused(&u, CTL_CODE(BAD_REQUEST), "comes with a descriptor");
+	/* none of it reached the parent */
+	host[255] = '\0';
+	login(&u, host, most);
+	{
+		int fd;
+		struct parent_msg msg = host_hear_fd(h, CHILD_HOLD, &fd);
+
+		assert_string_equal(msg.text, host);
+		fd_close(fd);
+		held(h, msg, 0);
+	}
+	hears(&u, CTL_BODY(DONE));
+	fd_close(good);
+	fd_close(open_);
+	fd_close(resizable);
+	fd_close(writable);
+	fd_close(most);
+	fd_close(more);
+	fd_close(pipes[0]);
+	fd_close(pipes[1]);
+	close(u.fd);
+}
+
+static void
+test_a_client_has_so_many_credentials_under_way(void **state)
+{
+	struct host *h = *state;
+	struct user u = user_new(h, "shed");
+	int fd = shm_sealed("c", "{}", 2);
+	struct parent_msg msgs[16];
+
+	for (size_t i = 0; i < ARRAY_LEN(msgs); i++) {
+		login(&u, "h", fd);
+		msgs[i] = holds(h, "h", "{}");
+	}
+	login(&u, "h", fd);
+	refused(&u, CTL_CODE(BUSY), "under way");
+	held(h, msgs[0], 0);
+	{
+		_cleanup_answer_ CTL(Frame) *f = user_frame(&u);
+
+		assert_int_equal(f->body_case, CTL_BODY(DONE));
+	}
+	login(&u, "h", fd);
+	holds(h, "h", "{}");
+	fd_close(fd);
+	close(u.fd);
+}
+
+/* Health names who refuses, whether or not a read waits just now. */
+static void
+test_health_says_who_wants_credentials(void **state)
+{
+	struct host *h = *state;
+	struct user u = user_new(h, "shed");
+	CTL(Health) m = CTL_INIT(HEALTH);
+
+	attached(h, &u, &blob, CTL_RUNG(WHOLE), "one");
+	for (int i = 0; i < 2; i++) {
+		Suite__Layout l = SUITE__LAYOUT__INIT;
+
+		user_ask(&u, CTL_BODY(HEALTH), &m);
+		l.layout = bytes(&blob);
+		l.denied_by = (char *)(i == 0 ? "reg.example" : "");
+		l.last_error = (char *)"reg.example: run `shedctl login "
+		    "reg.example`";
+		host_say(h, asked(h, SUITE_BODY(INSPECT)), SUITE_BODY(LAYOUT),
+		    &l);
+		{
+			_cleanup_answer_ CTL(Frame) *f = user_hear(&u,
+			    CTL_BODY(HEALTH_REPLY));
+
+			assert_int_equal(f->health_reply->ok, i == 1);
+			assert_int_equal(i == 0, strstr(f->health_reply->text,
+			    "device one: ") && strstr(f->health_reply->text,
+			    "shedctl login reg.example"));
+		}
+	}
+	close(u.fd);
+}
+
 /* ---- cached dies, or is slow ---- */
 
 static void
@@ -1323,6 +1513,10 @@ main(void)
 		T(test_verify_is_of_one_image_or_of_all),
 		T(test_descriptors_go_on_to_cached),
 		T(test_descriptors_are_files_opened_for_it),
+		T(test_credentials_go_to_the_parent),
+		T(test_credentials_are_sealed_and_of_a_host),
+		T(test_a_client_has_so_many_credentials_under_way),
+		T(test_health_says_who_wants_credentials),
 		T(test_a_new_cached_is_asked_what_is_harmless_twice),
 		T(test_what_was_not_asked_yet_is_asked_of_the_next_cached),
 		T(test_every_request_is_answered_in_two_seconds),

@@ -30,6 +30,7 @@
 struct host {
 	char dir[64], sock[96];
 	const char *store;	/* as the parent tells it */
+	const char *conf;	/* its text */
 	int parent, cached;	/* our ends; cached: -1 while it is away */
 	int state[2], listener, stats;
 	pid_t pid;
@@ -52,20 +53,33 @@ host_tell(struct host *h, enum parent_type type, struct parent_msg msg, int fd)
 	put_frame(h->parent, &len, sizeof(len), &msg, sizeof(msg), fd);
 }
 
+static inline bool get_bytes_fd(int sock, void *buf, size_t n, int *fd);
+
 /* The next message of control to its parent, which must be of this type, but
- * for further names of devices. */
+ * for further names of devices; with a descriptor, or without (-1). */
 static inline struct parent_msg
-host_hear(struct host *h, enum parent_type type)
+host_hear_fd(struct host *h, enum parent_type type, int *fd)
 {
 	struct parent_msg msg;
 	uint32_t len;
 
 	do {
-		must(get_bytes(h->parent, &len, sizeof(len)));
+		must(get_bytes_fd(h->parent, &len, sizeof(len), fd));
 		must(ntohl(len) == sizeof(msg));
 		must(get_bytes(h->parent, &msg, sizeof(msg)));
 	} while (msg.type == CHILD_NAME && type != CHILD_NAME);
 	must(msg.type == (uint32_t)type);
+	return msg;
+}
+
+static inline struct parent_msg
+host_hear(struct host *h, enum parent_type type)
+{
+	struct parent_msg msg;
+	int fd;
+
+	msg = host_hear_fd(h, type, &fd);
+	must(fd < 0);
 	return msg;
 }
 
@@ -122,7 +136,8 @@ static inline void
 host_begin(struct host *h)
 {
 	struct parent_msg none = { 0 }, text = { 0 };
-	int pair[2], conf = shm_sealed("conf", "", 0);
+	int pair[2], conf = shm_sealed("conf", h->conf,
+	    strlen(h->conf));
 
 	must(fd_pair(pair) == 0 && conf >= 0);
 	fd_close(h->parent);
@@ -166,7 +181,7 @@ host_listen(struct host *h)
 static inline void
 host_start(struct host *h)
 {
-	*h = (struct host){ .store = STORE, .parent = -1, .cached = -1 };
+	*h = (struct host){ .store = STORE, .conf = "", .parent = -1, .cached = -1 };
 	strcpy(h->dir, "/tmp/ssct.XXXXXX");
 	must(mkdtemp(h->dir) != NULL);
 	snprintf(h->sock, sizeof(h->sock), "%s/s", h->dir);

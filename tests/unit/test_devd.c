@@ -93,7 +93,13 @@ play_message(const char *name, struct parent_msg *msg, int fd, int *control)
 		note("%s conf %d\n", name, fd >= 0);
 	else if (msg->type == PARENT_DEVICE)
 		note("%s device %u %d\n", name, msg->device.present, fd >= 0);
-	else if (msg->type == PARENT_GONE)
+	else if (msg->type == PARENT_AUTH) {
+		char text[32] = "";
+
+		must(pread(fd, text, sizeof(text) - 1, 0) >= 0);
+		note("%s auth %s %u '%s'\n", name, msg->text, msg->count,
+		    text);
+	} else if (msg->type == PARENT_GONE)
 		note("%s gone %u\n", name, msg->device.present);
 	else if (msg->type == PARENT_GO) {
 		tell_parent(CHILD_READY);
@@ -172,6 +178,27 @@ wait_noted(const struct suite *s, const char *line, int times)
 		fail_msg("%d times: %s", noted(s, line), line);
 }
 
+/* Do the last lines of both stand in that order? */
+static bool
+noted_before(const struct suite *s, const char *a, const char *b)
+{
+	char path[128], text[256];
+	int n = 0, last_a = 0, last_b = 0;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "%s/journal", s->h.dir);
+	f = fopen(path, "re");
+	must(f != NULL);
+	while (fgets(text, sizeof(text), f)) {
+		text[strcspn(text, "\n")] = '\0';
+		n++;
+		last_a = strcmp(text, a) == 0 ? n : last_a;
+		last_b = strcmp(text, b) == 0 ? n : last_b;
+	}
+	fclose(f);
+	return last_a > 0 && last_a < last_b;
+}
+
 static void
 copy(const char *from, const char *dir, const char *name)
 {
@@ -180,6 +207,22 @@ copy(const char *from, const char *dir, const char *name)
 	snprintf(command, sizeof(command), "cp '%s' '%s/bin/%s'", from, dir,
 	    name);
 	must(system(command) == 0);
+}
+
+/* One registry has an auth-file. */
+static void
+write_conf(const struct suite *s, const char *path)
+{
+	FILE *f = fopen(path, "we");
+	char auth[128];
+
+	snprintf(auth, sizeof(auth), "%s/auth", s->h.dir);
+	must(f && fprintf(f, "[registry \"filed\"]\nauth-file = %s\n",
+	    auth) > 0);
+	fclose(f);
+	f = fopen(auth, "we");
+	must(f && fputs("of the file", f) >= 0);
+	fclose(f);
 }
 
 static int
@@ -206,7 +249,7 @@ setup(void **state)
 	copy(self, s->h.dir, "devd-io");
 	setenv("TEST_DEVD_DIR", s->h.dir, 1);
 	snprintf(path, sizeof(path), "%s/conf", s->h.dir);
-	close(open(path, O_CREAT | O_WRONLY, 0644));
+	write_conf(s, path);
 	s->pid = fork();
 	must(s->pid >= 0);
 	if (s->pid == 0) {
@@ -382,6 +425,104 @@ test_cached_is_given_the_configuration(void **state)
 	close(u.fd);
 }
 
+/* ---- credentials ---- */
+
+/* The answer: DONE, or the code of an error. */
+static int
+login(struct user *u, const char *host, const char *text)
+{
+	CTL(SetCredentials) m = CTL_INIT(SET_CREDENTIALS);
+	int fd = shm_sealed("test", text, strlen(text));
+
+	m.host = (char *)host;
+	user_ask_fd(u, CTL_BODY(SET_CREDENTIALS), &m, fd);
+	fd_close(fd);
+	_cleanup_answer_ CTL(Frame) *f = user_frame(u);
+	must(f->id == u->id);
+	return f->body_case == CTL_BODY(DONE) ? 0 : (int)f->error->code;
+}
+
+/* The next fetcherd has them; which only cached's death does not bring. */
+static void
+test_credentials_outlive_all_but_the_suite(void **state)
+{
+	struct suite *s = *state;
+	struct user u = connected(s);
+
+	wait_noted(s, "fetcherd auth filed 0 'of the file'", 1);
+	assert_int_equal(login(&u, "reg:1", "one"), 0);
+	wait_noted(s, "fetcherd auth reg:1 2 'one'", 1);
+	assert_int_equal(login(&u, "reg:1", "two"), 0);
+	assert_int_equal(login(&u, "reg:2", "other"), 0);
+	wait_noted(s, "fetcherd auth reg:1 2 'two'", 1);
+	wait_noted(s, "fetcherd auth reg:2 2 'other'", 1);
+	kill(process(&u, "fetcherd"), SIGKILL);
+	wait_noted(s, "fetcherd go", 2);
+	/* the latest, which are no news; the configuration's before them */
+	assert_int_equal(noted(s, "fetcherd auth reg:1 1 'two'"), 1);
+	assert_int_equal(noted(s, "fetcherd auth reg:2 1 'other'"), 1);
+	assert_int_equal(noted(s, "fetcherd auth reg:1 1 'one'"), 0);
+	assert_int_equal(noted(s, "fetcherd auth filed 0 'of the file'"), 2);
+	kill(process(&u, "devd"), SIGKILL);
+	close(u.fd);
+	u = connected(s);
+	kill(process(&u, "cached"), SIGKILL);
+	wait_noted(s, "cached go", 2);
+	kill(process(&u, "fetcherd"), SIGKILL);
+	wait_noted(s, "fetcherd go", 3);
+	assert_int_equal(noted(s, "fetcherd auth reg:1 1 'two'"), 2);
+	close(u.fd);
+}
+
+static void
+test_what_is_set_comes_before_the_auth_file(void **state)
+{
+	struct suite *s = *state;
+	struct user u = connected(s);
+
+	assert_int_equal(login(&u, "filed", "set"), 0);
+	wait_noted(s, "fetcherd auth filed 2 'set'", 1);
+	kill(process(&u, "fetcherd"), SIGKILL);
+	wait_noted(s, "fetcherd go", 2);
+	assert_true(noted_before(s, "fetcherd auth filed 0 'of the file'",
+	    "fetcherd auth filed 1 'set'"));
+	/* taken away: the file's count again, now and later */
+	assert_int_equal(login(&u, "filed", ""), 0);
+	wait_noted(s, "fetcherd auth filed 0 'of the file'", 3);
+	assert_true(noted_before(s, "fetcherd auth filed 2 ''",
+	    "fetcherd auth filed 0 'of the file'"));
+	kill(process(&u, "fetcherd"), SIGKILL);
+	wait_noted(s, "fetcherd go", 3);
+	assert_int_equal(noted(s, "fetcherd auth filed 0 'of the file'"), 4);
+	assert_int_equal(noted(s, "fetcherd auth filed 1 'set'"), 1);
+	assert_int_equal(login(&u, "unknown", ""), 0);
+	close(u.fd);
+}
+
+static void
+test_credentials_of_64_hosts_are_held(void **state)
+{
+	struct suite *s = *state;
+	struct user u = connected(s);
+	char host[16];
+
+	for (int i = 0; i < 64; i++) {
+		snprintf(host, sizeof(host), "h%d", i);
+		assert_int_equal(login(&u, host, "x"), 0);
+	}
+	assert_int_equal(login(&u, "h64", "x"), CTL_CODE(BUSY));
+	assert_int_equal(login(&u, "h0", "y"), 0);	/* in place of x */
+	assert_int_equal(login(&u, "h1", ""), 0);
+	assert_int_equal(login(&u, "h64", "x"), 0);
+	kill(process(&u, "fetcherd"), SIGKILL);
+	wait_noted(s, "fetcherd go", 2);
+	assert_int_equal(noted(s, "fetcherd auth h0 1 'y'"), 1);
+	assert_int_equal(noted(s, "fetcherd auth h1 1 'x'"), 0);
+	assert_int_equal(noted(s, "fetcherd auth h63 1 'x'"), 1);
+	assert_int_equal(noted(s, "fetcherd auth h64 1 'x'"), 1);
+	close(u.fd);
+}
+
 int
 main(int argc, char **argv)
 {
@@ -390,6 +531,9 @@ main(int argc, char **argv)
 		T(test_a_plain_device_has_no_worker_and_no_socket),
 		T(test_a_plain_device_outlives_control_and_cached),
 		T(test_cached_is_given_the_configuration),
+		T(test_credentials_outlive_all_but_the_suite),
+		T(test_what_is_set_comes_before_the_auth_file),
+		T(test_credentials_of_64_hosts_are_held),
 	};
 	const char *name = strrchr(argv[0], '/');
 

@@ -178,8 +178,8 @@ test_locations_are_resolved(void **state)
 static void
 test_targets_are_remembered_within_bounds(void **state)
 {
-	struct site site = { .host = (char *)"h" };
-	struct site other = { .host = (char *)"i" };
+	struct site site = { .id = 1 };
+	struct site other = { .id = 2 };
 	char repo[32];
 
 	(void)state;

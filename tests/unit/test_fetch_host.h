@@ -170,7 +170,8 @@ struct answer {
 	size_t n_referring;
 	bool referred;
 	size_t manifest_len;
-	uint64_t first_byte_us, total_us;
+	uint64_t first_byte_us, total_us, rtt_us;
+	bool warm;
 };
 
 #define ANSWERS	128
@@ -298,6 +299,8 @@ on_fetch_done(void *owner, struct ipc_link *l, struct ipc_message *msg)
 	a->body_bytes = m->body_bytes;
 	a->first_byte_us = m->first_byte_us;
 	a->total_us = m->total_us;
+	a->rtt_us = m->rtt_us;
+	a->warm = m->warm;
 	total_requests += m->requests;
 	total_bytes += m->body_bytes;
 	/* what shed takes for something else */
@@ -312,6 +315,19 @@ on_fetch_done(void *owner, struct ipc_link *l, struct ipc_message *msg)
 		EXPECT(strstr(m->text, REPO));
 		EXPECT(strchr(m->text, ';'));	/* the remedy */
 	}
+}
+
+static char told[64];		/* whose credentials were said to be new */
+static unsigned n_told;
+
+static inline void
+on_credentials(void *owner, struct ipc_link *l, struct ipc_message *msg)
+{
+	(void)owner;
+	(void)l;
+	snprintf(told, sizeof(told), "%s",
+	    ((const Suite__Credentials *)msg->body)->host);
+	n_told++;
 }
 
 static inline void
@@ -331,6 +347,7 @@ static const struct ipc_rule rules[] = {
 	{ SUITE_BODY(BLOB_INFO), "BlobInfo", PEER_FETCHERD, PHASE_ANY, false, false, on_blob_info },
 	{ SUITE_BODY(REFERRING), "Referring", PEER_FETCHERD, PHASE_ANY, false, false, on_referring },
 	{ SUITE_BODY(DATA), "Data", PEER_FETCHERD, PHASE_ANY, false, true, on_data },
+	{ SUITE_BODY(CREDENTIALS), "Credentials", PEER_FETCHERD, PHASE_ANY, false, false, on_credentials },
 	{ SUITE_BODY(FETCH_DONE), "FetchDone", PEER_FETCHERD, PHASE_ANY, false, false, on_fetch_done },
 };
 
@@ -449,14 +466,19 @@ fetcherd_start(void)
 	child = parent_link_new(base, pair[0], &child_ops, NULL);
 }
 
+/* What a test adds: servers and files, before fetcherd is configured, and lines
+ * of the configuration. */
+static void (*start_more)(void);
+static char conf_more[4096];
+
 static inline void
 configure(void)
 {
-	char text[2048], path[PATH_MAX];
+	char text[8192], path[PATH_MAX];
 
 	snprintf(text, sizeof(text), "[registry \"%s\"]\nauth-file = /x\n"
-	    "[registry \"%s\"]\nca = /x\nauth-file = /x\n", priv.host,
-	    tls.host);
+	    "[registry \"%s\"]\nca = /x\nauth-file = /x\n%s", priv.host,
+	    tls.host, conf_more);
 	give_text(PARENT_CONF, "", text);
 	snprintf(text, sizeof(text), "{\"auths\": {\"%s\": {\"auth\": "
 	    "\"YWxpY2U6c2VjcmV0\"}}}", priv.host);
@@ -469,6 +491,10 @@ configure(void)
 }
 
 /* ---- asking ---- */
+
+/* What is asked for: at which mirror, by which connection. */
+static const char *via = "";
+static bool fresh, background;
 
 static inline struct answer *
 answer_new(uint64_t offset)
@@ -493,6 +519,7 @@ ask_pieces(struct registry *reg, uint64_t offset, uint64_t length, bool whole,
 
 	source.host = reg->host;
 	source.repo = (char *)REPO;
+	source.mirror = (char *)via;
 	m.source = &source;
 	m.digest = reg->erofs;
 	m.offset = offset;
@@ -502,6 +529,8 @@ ask_pieces(struct registry *reg, uint64_t offset, uint64_t length, bool whole,
 	m.pieces = (uint32_t *)pieces;
 	m.n_pieces = n_pieces;
 	m.plain = whole;
+	m.fresh = fresh;
+	m.background = background;
 	ipc_send(conn, last_id, SUITE_BODY(FETCH), &m, NULL, 0, -1);
 	return a;
 }
@@ -521,6 +550,7 @@ ask_referrers(struct registry *reg, const char *digest, const char *type)
 
 	source.host = reg->host;
 	source.repo = (char *)REPO;
+	source.mirror = (char *)via;
 	m.source = &source;
 	m.digest = (char *)digest;
 	m.artifact_type = (char *)type;
@@ -537,6 +567,7 @@ ask_stat(struct registry *reg)
 
 	source.host = reg->host;
 	source.repo = (char *)REPO;
+	source.mirror = (char *)via;
 	m.source = &source;
 	m.digest = reg->erofs;
 	ipc_send(conn, last_id, SUITE_BODY(STAT), &m, NULL, 0, -1);
@@ -552,6 +583,7 @@ ask_resolve(const char *host, const char *repo, const char *reference)
 
 	source.host = (char *)host;
 	source.repo = (char *)repo;
+	source.mirror = (char *)via;
 	m.source = &source;
 	m.reference = (char *)reference;
 	ipc_send(conn, last_id, SUITE_BODY(RESOLVE), &m, NULL, 0, -1);
@@ -783,6 +815,8 @@ start(void **state)
 	registry_start(&tls, options);
 	base = event_base_new();
 	fetcherd_start();
+	if (start_more)
+		start_more();
 	configure();
 	give_link();
 	give(PARENT_GO, "", -1);

@@ -62,6 +62,121 @@ test_a_token_is_renewed_before_it_expires(void **state)
 	}
 }
 
+/* Lines of priv's log: answers of that status, or requests for a token. */
+static unsigned
+priv_log(int status)
+{
+	_cleanup_fclose_ FILE *f = fopen(priv.log, "r");
+	char *line = NULL;
+	size_t size = 0;
+	unsigned n = 0;
+
+	assert_non_null(f);
+	while (getline(&line, &size, f) > 0) {
+		json_t *j = json_loads(line, 0, NULL);
+
+		n += status > 0 ? json_integer_value(json_object_get(j,
+		    "status")) == status :
+		    strncmp(json_string_value(json_object_get(j, "path")),
+		    "/token", 6) == 0;
+		json_decref(j);
+	}
+	free(line);
+	return n;
+}
+
+/* Until so many tokens were asked for; `use`: while requests go on. */
+static void
+await_tokens(unsigned n, bool use)
+{
+	for (int i = 0; priv_log(0) < n; i++) {
+		assert_true(i < 200);
+		if (use)
+			want_ok(ask(&priv, OP_STAT));
+		usleep(50000);
+	}
+}
+
+/* It has 11 s to live, and is used for 6 of them; the next one is there after 1,
+ * before anybody needs it. */
+static void
+test_a_token_in_use_is_renewed_before_it_is_needed(void **state)
+{
+	unsigned refused, tokens;
+	struct answer *a;
+
+	(void)state;
+	tell(&priv, "revoke");
+	tell(&priv, "auth?mode=bearer&ttl=11");
+	want_ok(ask(&priv, OP_STAT));
+	want_ok(ask(&priv, OP_STAT));	/* it is in use */
+	refused = priv_log(401);
+	tokens = priv_log(0);
+	await_tokens(tokens + 1, false);
+	tell(&priv, "fault?token=status:500");	/* nobody could get one now */
+	a = ask(&priv, OP_STAT);
+	want_ok(a);
+	assert_int_equal(a->requests, 2);	/* with that of the token */
+	assert_int_equal(priv_log(401), refused);
+	tell(&priv, "heal");
+}
+
+static void
+test_a_renewal_that_fails_is_tried_again(void **state)
+{
+	unsigned refused, tokens;
+
+	(void)state;
+	tell(&priv, "revoke");
+	tell(&priv, "auth?mode=bearer&ttl=11");
+	want_ok(ask(&priv, OP_STAT));
+	want_ok(ask(&priv, OP_STAT));
+	refused = priv_log(401);
+	tokens = priv_log(0);
+	tell(&priv, "fault?token=status:500");
+	await_tokens(tokens + 1, false);
+	await_tokens(tokens + 2, true);		/* all of these succeed */
+	assert_int_equal(priv_log(401), refused);
+	tell(&priv, "heal");
+	await_tokens(tokens + 3, true);
+	/* settle what the tokens have cost */
+	tell(&priv, "auth?mode=bearer&ttl=60");
+	tell(&priv, "revoke");
+	want_ok(ask(&priv, OP_STAT));
+}
+
+/* Registries answer 403 to a token whose time is over. */
+static void
+test_403_to_a_token_is_a_reason_for_one_more(void **state)
+{
+	struct answer *a;
+
+	(void)state;
+	tell(&priv, "auth?mode=bearer&ttl=60");
+	want_ok(ask(&priv, OP_STAT));
+	tell(&priv, "fault?blob=status:403&times=1");
+	a = ask(&priv, OP_FETCH);
+	want_ok(a);
+	assert_int_equal(a->requests, 3);
+	tell(&priv, "fault?blob=status:403");
+	a = ask(&priv, OP_FETCH);
+	want_failure(a, CODE(AUTH_DENIED), false);
+	assert_int_equal(a->requests, 3);
+	assert_int_equal(a->status, 403);
+	tell(&priv, "heal");
+	/* a password is as it is */
+	tell(&priv, "auth?mode=basic");
+	want_ok(ask(&priv, OP_STAT));
+	tell(&priv, "fault?blob=status:403");
+	a = ask(&priv, OP_FETCH);
+	want_failure(a, CODE(AUTH_DENIED), false);
+	assert_int_equal(a->requests, 1);
+	assert_int_equal(a->status, 403);
+	tell(&priv, "heal");
+	tell(&priv, "auth?mode=bearer&ttl=60");
+	want_well(&priv);
+}
+
 static void
 test_one_token_for_all_who_wait(void **state)
 {
@@ -189,6 +304,108 @@ test_new_credentials_count_at_once(void **state)
 	want_well(&priv);
 }
 
+/* Credentials that a client set; or took away. */
+static void
+set(const char *host, const char *text, enum auth_from from)
+{
+	struct parent_msg msg = { .type = PARENT_AUTH, .count = from };
+	int fd = shm_sealed("test", text, strlen(text));
+
+	assert_true(fd >= 0);
+	snprintf(msg.text, sizeof(msg.text), "%s", host);
+	parent_send(child, &msg, fd);
+}
+
+static void
+set_user(struct registry *reg, const char *user, const char *password,
+    enum auth_from from)
+{
+	char text[512];
+
+	snprintf(text, sizeof(text), "{\"auths\": {\"%s\": {\"username\": "
+	    "\"%s\", \"password\": \"%s\"}}}", reg->host, user, password);
+	set(reg->host, text, from);
+}
+
+/* Run the loop until cached was told so often. */
+static void
+until_told(unsigned n, const struct registry *reg)
+{
+	time_t end = time(NULL) + WAIT_S;
+
+	while (n_told < n && time(NULL) < end)
+		event_base_loop(base, EVLOOP_ONCE);
+	assert_int_equal(n_told, n);
+	assert_string_equal(told, reg->host);
+}
+
+/* A request that fails so, and says whose command helps. */
+static void
+want_denied(struct registry *reg)
+{
+	char remedy[128];
+	struct answer *a = ask(reg, OP_FETCH);
+
+	want_failure(a, CODE(AUTH_DENIED), false);
+	snprintf(remedy, sizeof(remedy), "`shedctl login %s`", reg->host);
+	assert_non_null(strstr(a->text, remedy));
+}
+
+/* cached is told before any request could be answered with the old ones: so
+ * what it asks for on that word is asked with the new ones. */
+static void
+test_cached_is_told_of_credentials_that_count(void **state)
+{
+	unsigned n = n_told;
+
+	(void)state;
+	tell(&priv, "auth?mode=basic");
+	set_user(&priv, "alice", "wrong", AUTH_SET_NOW);
+	until_told(++n, &priv);
+	want_denied(&priv);
+	set_user(&priv, "alice", "secret", AUTH_SET_NOW);
+	until_told(++n, &priv);
+	want_well(&priv);
+	/* the same with tokens: the one it has is forgotten */
+	tell(&priv, "auth?mode=bearer&ttl=60");
+	want_well(&priv);
+	set_user(&priv, "alice", "wrong", AUTH_SET_NOW);
+	until_told(++n, &priv);
+	want_denied(&priv);
+	/* taken away, or with nothing of use in it */
+	set(priv.host, "", AUTH_SET_NOW);
+	until_told(++n, &priv);
+	want_denied(&priv);
+	set(priv.host, "{\"auths\": {}}", AUTH_SET_NOW);
+	until_told(++n, &priv);
+	want_denied(&priv);
+	set(priv.host, "user:password", AUTH_SET_NOW);
+	until_told(++n, &priv);
+	want_denied(&priv);
+	set_user(&priv, "alice", "secret", AUTH_SET_NOW);
+	until_told(++n, &priv);
+	want_well(&priv);
+	/* those that were there before are no news */
+	set_user(&priv, "alice", "secret", AUTH_SET);
+	want_well(&priv);
+	assert_int_equal(n_told, n);
+}
+
+/* Set while cached was away: it is told when it is there. */
+static void
+test_a_new_cached_is_told_too(void **state)
+{
+	unsigned n = n_told;
+
+	(void)state;
+	ipc_free(conn);
+	conn = NULL;
+	set_user(&tls, "bob", "hidden", AUTH_SET_NOW);
+	give_link();
+	until_told(n + 1, &tls);
+	want_well(&tls);
+}
+
 static void
 test_referrers_are_asked_for_as_who_we_are(void **state)
 {
@@ -312,12 +529,18 @@ main(void)
 		cmocka_unit_test(test_basic),
 		cmocka_unit_test(test_bearer),
 		cmocka_unit_test(test_a_token_is_renewed_before_it_expires),
+		cmocka_unit_test(
+		    test_a_token_in_use_is_renewed_before_it_is_needed),
+		cmocka_unit_test(test_a_renewal_that_fails_is_tried_again),
+		cmocka_unit_test(test_403_to_a_token_is_a_reason_for_one_more),
 		cmocka_unit_test(test_one_token_for_all_who_wait),
 		cmocka_unit_test(test_token_server_faults),
 		cmocka_unit_test(test_a_token_server_that_hangs),
 		cmocka_unit_test(test_a_target_gets_no_credentials),
 		cmocka_unit_test(test_a_target_may_not_borrow_credentials),
 		cmocka_unit_test(test_new_credentials_count_at_once),
+		cmocka_unit_test(test_cached_is_told_of_credentials_that_count),
+		cmocka_unit_test(test_a_new_cached_is_told_too),
 		cmocka_unit_test(test_referrers_are_asked_for_as_who_we_are),
 		cmocka_unit_test(test_tls_with_its_own_ca),
 		cmocka_unit_test(test_https_never_leads_to_http),

@@ -586,7 +586,7 @@ test_everything_at_once_in_threads(void **state)
 	host_start(mix.h);
 	mix_run(&mix);
 	mix_print(&mix);
-	fprintf(stderr, "%" PRIu64 " blocks read by threads; %" PRIu64
+	fprintf(stderr, "NOTE: %" PRIu64 " blocks read by threads; %" PRIu64
 	    " syncs failed\n", atomic_load(&hot_reads),
 	    atomic_load(&failed_syncs));
 	host_free(mix.h);

@@ -9,6 +9,8 @@
 
 #include <cmocka.h>
 
+#include <ctype.h>
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -133,6 +135,26 @@ test_an_owner_is_printable_text(void **state)
 	}
 }
 
+/* It goes into logs, into JSON and to fetcherd. */
+static void
+test_a_host_is_what_hosts_are_made_of(void **state)
+{
+	(void)state;
+	for (int c = 1; c < 256; c++) {
+		char text[] = { 'x', (char)c, 0 };
+
+		assert_int_equal(host_text_valid(text), (c < 128 &&
+		    isalnum(c)) || (c < 128 && strchr(".-_:[]", c)));
+	}
+	assert_true(host_text_valid("registry.example:5000"));
+	assert_true(host_text_valid("[::1]:5000"));
+	for (size_t n = 0; n <= 257; n++) {
+		_cleanup_free_ char *text = filled('h', n);
+
+		assert_int_equal(host_text_valid(text), n >= 1 && n <= 255);
+	}
+}
+
 /* Consumers are written OWNER/ID: the last slash must be that one. */
 static void
 test_a_consumer_is_printable_without_blank_or_slash(void **state)
@@ -184,6 +206,7 @@ main(void)
 		cmocka_unit_test(test_a_data_file_is_below_the_store),
 		cmocka_unit_test(test_rungs_and_presentations_have_names),
 		cmocka_unit_test(test_an_owner_is_printable_text),
+		cmocka_unit_test(test_a_host_is_what_hosts_are_made_of),
 		cmocka_unit_test(
 		    test_a_consumer_is_printable_without_blank_or_slash),
 	};

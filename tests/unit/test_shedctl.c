@@ -93,6 +93,9 @@ test_words_have_the_numbers_of_the_protocol(void **state)
 	    SHEDSTREAM__CONTROL__V1__RUNG__RUNG_CHUNK);
 	assert_int_equal(opt.present,
 	    SHEDSTREAM__CONTROL__V1__PRESENT__PRESENT_FILE);
+	assert_int_equal(parse("attach i --on-outage eio"), STATUS_DONE);
+	assert_int_equal(opt.on_outage,
+	    SHEDSTREAM__CONTROL__V1__ON_OUTAGE__OUTAGE_EIO);
 	assert_string_equal(word_name(state_words, 1), "completing");
 	assert_string_equal(word_name(rung_words, 77), "unknown");
 	assert_string_equal(word_code(7), "INTEGRITY_REFUSED");
@@ -111,7 +114,10 @@ test_bad_options_are_usage(void **state)
 		"attach x --deadline 1.2.3", "attach x --deadline 99999999999",
 		"gc --max-bytes 1X", "gc --max-bytes 1KK", "gc --max-bytes -1",
 		"gc --max-bytes 99999999999T", "gc --until 3y", "attach --name",
-		"ls --json=yes",
+		"ls --json=yes", "attach x --on-outage default",
+		"attach x --on-outage EIO", "attach x --outage-delay 0",
+		"attach x --outage-delay 1w", "attach x --outage-delay 49711d",
+		"attach x --outage-delay -1", "attach x --outage-delay 1.5",
 	};
 
 	(void)state;
@@ -134,6 +140,10 @@ test_sizes_and_ages_have_units(void **state)
 	assert_true(opt.max_bytes == 7 && opt.until_s == 90);
 	assert_int_equal(parse("attach x --deadline 0.5"), STATUS_DONE);
 	assert_int_equal(opt.deadline_ms, 500);
+	assert_int_equal(parse("attach x --outage-delay 5m"), STATUS_DONE);
+	assert_int_equal(opt.outage_delay_s, 300);
+	assert_int_equal(parse("attach x --outage-delay 1"), STATUS_DONE);
+	assert_int_equal(opt.outage_delay_s, 1);
 }
 
 static void

@@ -22,6 +22,8 @@ int shedctl_main(int argc, char **argv);
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <termios.h>
+#include <utmp.h>
 
 #include <cmocka.h>
 #include <pty.h>
@@ -51,6 +53,9 @@ static struct shared {
 	char image[65];			/* of the latest pin, drop, verify */
 	char imported[16];
 	int imported_flags, promoted_flags;
+	char host[300], credentials[32768];	/* of the latest login */
+	int logins;
+	bool sealed;
 	int verify;			/* which answer: see on_verify() */
 } *shared;
 
@@ -213,6 +218,7 @@ on_list(void *owner, struct ipc_link *link, struct ipc_message *msg)
 	d.chunks_shared = 12;
 	d.chunks_damaged = 3;
 	d.stalled_reads = 2;
+	d.on_outage = CTL_OUTAGE(STALL);
 	d.last_error = (char *)"REGISTRY_UNREACHABLE: \"\xff\" no route";
 	d.consumers = consumers;
 	d.n_consumers = 1;
@@ -226,6 +232,10 @@ on_list(void *owner, struct ipc_link *link, struct ipc_message *msg)
 	d.rung = SHEDSTREAM__CONTROL__V1__RUNG__RUNG_CHUNK;
 	d.unproven = true;
 	d.self_contained = true;
+	d.on_outage = CTL_OUTAGE(EIO);
+	d.outage_delay_s = 45;
+	d.stalled_since = 1700000000;
+	d.reads_eio = 9;
 	d.chunks_shared = d.chunks_damaged = 0;
 	devices.more = false;
 	ipc_send(link, msg->id, CTL_BODY(DEVICES), &devices, NULL, 0, -1);
@@ -485,6 +495,25 @@ on_keep(void *owner, struct ipc_link *link, struct ipc_message *msg)
 }
 
 static void
+on_set_credentials(void *owner, struct ipc_link *link,
+    struct ipc_message *msg)
+{
+	const char *host = ((const CTL(SetCredentials) *)msg->body)->host;
+	_cleanup_close_ int fd = msg->fd;
+	size_t size;
+	ssize_t n;
+
+	(void)owner;
+	snprintf(shared->host, sizeof(shared->host), "%s", host);
+	n = pread(fd, shared->credentials, sizeof(shared->credentials) - 1, 0);
+	shared->credentials[n > 0 ? n : 0] = '\0';
+	shared->sealed = shm_is_sealed(fd, IPC_CREDENTIALS_MAX, &size) == 0;
+	shared->logins++;
+	if (!drop(link))
+		send_done(link, msg->id);
+}
+
+static void
 on_unknown(void *owner, struct ipc_link *link, struct ipc_message *msg)
 {
 	(void)owner;
@@ -513,6 +542,7 @@ static const struct ipc_rule rules[] = {
 	RULE(PIN, false, on_pin), RULE(DROP, false, on_drop),
 	RULE(VERIFY, false, on_verify), RULE(GC, false, on_gc),
 	RULE(DF, false, on_df),
+	RULE(SET_CREDENTIALS, true, on_set_credentials),
 };
 
 static const struct ipc_table table = {
@@ -651,6 +681,22 @@ run(const char *line)
 	slurp(err, ran.err);
 }
 
+/* The same with so many bytes on standard input. */
+static void
+run_input(const char *line, const char *input, size_t len)
+{
+	_cleanup_fclose_ FILE *in = tmpfile();
+	int saved = dup(STDIN_FILENO);
+
+	assert_true(saved >= 0 && in);
+	assert_int_equal(fwrite(input, 1, len, in), len);
+	rewind(in);
+	dup2(fileno(in), STDIN_FILENO);
+	run(line);
+	dup2(saved, STDIN_FILENO);
+	close(saved);
+}
+
 /* The same on a terminal of 80 columns; both outputs into ran.out. */
 static void
 run_on_terminal(const char *line)
@@ -703,6 +749,12 @@ test_attach_prints_one_line(void **state)
 	assert_int_equal(shared->attach.fetch, 1);
 	assert_int_equal(shared->attach.deadline_ms, 2500);
 	assert_string_equal(shared->consumer, "c");
+	assert_int_equal(shared->attach.on_outage, 0);
+	assert_int_equal(shared->attach.outage_delay_s, 0);
+	run("attach img --on-outage eio --outage-delay 2m");
+	ran_as(0, URI, "");
+	assert_int_equal(shared->attach.on_outage, CTL_OUTAGE(EIO));
+	assert_int_equal(shared->attach.outage_delay_s, 120);
 	run("attach evil");
 	ran_as(0, "/dev/x\\x0a/dev/y\\x1b[2J\n", "");
 	run("attach img --json");
@@ -881,6 +933,11 @@ test_ls_and_status_show_the_devices(void **state)
 	assert_non_null(strstr(two, "\nrung            chunk (unproven)\n"));
 	assert_non_null(strstr(two, "\nself-contained  yes\n"));
 	assert_null(strstr(two, "\nshared chunks"));
+	assert_non_null(strstr(ran.out, "\non outage       stall\n"));
+	assert_non_null(strstr(two, "\non outage       eio after 45 s\n"));
+	assert_non_null(strstr(two, "\nstalled reads   2, since "
+	    "2023-11-14T22:13:20Z\n"));
+	assert_non_null(strstr(two, "\nreads with EIO  9\n"));
 	assert_non_null(strstr(ran.out, "\nlast error      "
 	    "REGISTRY_UNREACHABLE: \"\\xff\" no route\n"));
 	assert_non_null(strstr(ran.out, "\nconsumers       uid:0/default\n"));
@@ -894,6 +951,10 @@ test_ls_and_status_show_the_devices(void **state)
 	assert_non_null(strstr(ran.out,
 	    "\"integrity\":\"chunk\",\"unproven\":true,"));
 	assert_non_null(strstr(ran.out, "\"self_contained\":true,"));
+	assert_non_null(strstr(ran.out, "\"stalled_since\":0,"
+	    "\"on_outage\":\"stall\",\"outage_delay\":0,"));
+	assert_non_null(strstr(ran.out, "\"stalled_since\":1700000000,"
+	    "\"on_outage\":\"eio\",\"outage_delay\":45,\"reads_eio\":9"));
 	assert_non_null(strstr(ran.out,
 	    "\"last_error\":\"REGISTRY_UNREACHABLE: \\\"?\\\" no route\""));
 	assert_non_null(strstr(ran.out, "\"state\":\"lazy\","));
@@ -962,6 +1023,214 @@ test_descriptors_ride_along(void **state)
 	    "test $(ls %s | wc -l) -eq 2", file, dir);
 	assert_int_equal(system(line), 0);
 	unlink(file);
+}
+
+/* ---- login ---- */
+
+#define AUTH(host, auth) "{\"auths\":{\"" host "\":{\"auth\":\"" auth "\"}}}"
+#define ALICE	"YWxpY2U6czNjcmV0OndvcmQ="	/* alice:s3cret:word */
+
+static void
+login_takes(const char *input, size_t len)
+{
+	int before = shared->logins;
+
+	run_input("login reg.example:5000", input, len);
+	ran_as(0, "", "");
+	assert_int_equal(shared->logins, before + 1);
+	assert_string_equal(shared->host, "reg.example:5000");
+	assert_string_equal(shared->credentials,
+	    AUTH("reg.example:5000", ALICE));
+	assert_true(shared->sealed);
+}
+
+static void
+test_login_sends_one_entry_whatever_it_reads(void **state)
+{
+	static const char *const forms[] = {
+		"alice:s3cret:word", "alice:s3cret:word\n",
+		"alice:s3cret:word\r\n", "alice\ns3cret:word",
+		"alice\ns3cret:word\n", "alice\r\ns3cret:word\r\n",
+		"{\"auths\": {\"other.example\": {\"auth\": \"eDp5\"},"
+		" \"https://reg.example:5000/v1/\": {\"auth\": \"" ALICE
+		"\"}}, \"credsStore\": \"pass\"}",
+		"\n {\"auths\": {\"reg.example:5000\": {\"username\": "
+		"\"alice\", \"password\": \"s3cret:word\"}}}\n",
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(forms); i++)
+		login_takes(forms[i], strlen(forms[i]));
+	shared->drops = 1;		/* asked again: it does no harm twice */
+	run_input("login reg.example:5000", forms[0], strlen(forms[0]));
+	ran_as(0, "", "");
+	assert_int_equal(shared->logins, (int)ARRAY_LEN(forms) + 2);
+	run_input("login [::1]:5000 --json", "u:p", 3);
+	ran_as(0, "{\"done\":true}\n", "");
+	assert_string_equal(shared->credentials, AUTH("[::1]:5000", "dTpw"));
+	run("logout reg.example:5000");
+	ran_as(0, "", "");
+	assert_string_equal(shared->host, "reg.example:5000");
+	assert_string_equal(shared->credentials, "");
+}
+
+static void
+test_login_refuses_what_is_no_user_and_password(void **state)
+{
+	static const struct {
+		const char *input, *says;
+	} bad[] = {
+		{ "", "no user name and password" },
+		{ "\n", "no user name and password" },
+		{ "alice", "no user name and password" },
+		{ "alice\n\n", "no user name and password" },
+		{ "alice:", "no password" },
+		{ ":word", "no user name" },
+		{ "\nword\n", "no user name" },
+		{ "a\nb\nc\n", "more than two lines" },
+		{ "a\nb\n\nc", "more than two lines" },
+		{ "a:b\nc\n", "a user name has no colon" },
+		{ "{\"auths\"", "none that can be read" },
+		{ "{}", "none that can be read" },
+		{ "{\"auths\": {}}", "without an entry for reg.example" },
+		{ "{\"auths\": {\"reg.example\": {}}}", "credential helper" },
+		{ "{\"auths\": {\"reg.example\": {\"identitytoken\": \"x\"}}}",
+		    "identity token" },
+		{ "{\"auths\": {\"reg.example\": {\"auth\": \"Og==\"}}}",
+		    "no user name" },
+		{ "{\"auths\": {\"reg.example\": {\"auth\": \"!\"}}}",
+		    "none that can be read" },
+	};
+	_cleanup_free_ char *big = malloc(300000);
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
+		run_input("login reg.example", bad[i].input,
+		    strlen(bad[i].input));
+		ran_as(1, "", "shedctl: BAD_REQUEST: ");
+		if (!strstr(ran.err, bad[i].says) || !strchr(ran.err, ';'))
+			fail_msg("'%s' says %s", bad[i].input, ran.err);
+	}
+	run_input("login reg.example", "a\0b:c", 5);
+	ran_as(1, "", "shedctl: BAD_REQUEST: standard input has zero bytes; ");
+	memset(big, 'x', 300000);
+	run_input("login reg.example", big, 300000);
+	ran_as(1, "", "shedctl: BAD_REQUEST: standard input has more than "
+	    "256 KiB; ");
+	big[1] = ':';
+	run_input("login reg.example", big, 5000);
+	ran_as(1, "", "shedctl: BAD_REQUEST: a user name or password has at "
+	    "most 4096 bytes; ");
+	run_input("login reg/example", "u:p", 3);
+	ran_as(1, "", "shedctl: BAD_REQUEST: reg/example is no registry's "
+	    "host; ");
+	run("logout reg\"example");
+	ran_as(1, "", "shedctl: BAD_REQUEST: reg\"example is no registry's "
+	    "host; ");
+	run_input("login reg.example alice secret", "u:p", 3);
+	assert_int_equal(ran.status, 2);
+	assert_int_equal(shared->logins, 0);
+}
+
+/* Read from the terminal until this stands there, or its end. */
+static bool
+shows(int fd, const char *text)
+{
+	size_t have = strlen(ran.out);
+	ssize_t n;
+
+	while (!strstr(ran.out, text)) {
+		n = read(fd, ran.out + have, OUT_MAX - 1 - have);
+		if (n <= 0)
+			return false;
+		have += (size_t)n;
+		ran.out[have] = '\0';
+	}
+	return true;
+}
+
+static pid_t
+login_on_terminal(int *fd, int *own)
+{
+	struct termios t;
+	pid_t pid;
+
+	ran.out[0] = '\0';
+	assert_int_equal(openpty(fd, own, NULL, NULL, NULL), 0);
+	fflush(NULL);
+	pid = fork();
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		close(*fd);
+		login_tty(*own);
+		run_here("login reg.example");
+	}
+	assert_true(shows(*fd, "User: "));
+	assert_int_equal(tcgetattr(*own, &t), 0);
+	assert_true(t.c_lflag & ECHO);
+	return pid;
+}
+
+/* Its end: the status of waitpid(); the terminal is as it was. */
+static int
+terminal_end(pid_t pid, int fd, int own)
+{
+	struct termios t;
+	int status;
+
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(tcgetattr(own, &t), 0);
+	assert_int_equal(t.c_lflag & (ECHO | ECHOE | ECHOK | ECHONL),
+	    ECHO | ECHOE | ECHOK);
+	close(own);
+	shows(fd, "nothing like this");
+	close(fd);
+	return status;
+}
+
+static void
+test_on_a_terminal_login_asks_without_echo(void **state)
+{
+	struct termios t;
+	int fd, own, status;
+	pid_t pid = login_on_terminal(&fd, &own);
+
+	(void)state;
+	assert_int_equal(write(fd, "alice\n", 6), 6);
+	assert_true(shows(fd, "Password: "));
+	assert_int_equal(tcgetattr(own, &t), 0);
+	assert_false(t.c_lflag & ECHO);
+	assert_int_equal(write(fd, "s3cret:word\n", 12), 12);
+	status = terminal_end(pid, fd, own);
+	assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+	assert_non_null(strstr(ran.out, "alice"));
+	assert_null(strstr(ran.out, "s3cret"));
+	assert_string_equal(shared->credentials, AUTH("reg.example", ALICE));
+}
+
+static void
+test_an_interrupted_login_leaves_the_terminal_as_it_was(void **state)
+{
+	struct termios t;
+	int fd, own, status;
+	pid_t pid = login_on_terminal(&fd, &own);
+
+	(void)state;
+	assert_int_equal(write(fd, "alice\n", 6), 6);
+	assert_true(shows(fd, "Password: "));
+	assert_int_equal(tcgetattr(own, &t), 0);
+	assert_false(t.c_lflag & ECHO);
+	assert_int_equal(write(fd, "s3c\003", 4), 4);	/* ^C */
+	status = terminal_end(pid, fd, own);
+	assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGINT);
+	assert_null(strstr(ran.out, "s3c"));
+	/* and nothing at all */
+	pid = login_on_terminal(&fd, &own);
+	assert_int_equal(write(fd, "\004", 1), 1);	/* ^D */
+	status = terminal_end(pid, fd, own);
+	assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 1);
+	assert_non_null(strstr(ran.out, "no User was given"));
+	assert_int_equal(shared->logins, 0);
 }
 
 /* ---- promote ---- */
@@ -1359,6 +1628,10 @@ main(void)
 		T(test_ls_and_status_show_the_devices),
 		T(test_events_are_told_once),
 		T(test_descriptors_ride_along),
+		T(test_login_sends_one_entry_whatever_it_reads),
+		T(test_login_refuses_what_is_no_user_and_password),
+		T(test_on_a_terminal_login_asks_without_echo),
+		T(test_an_interrupted_login_leaves_the_terminal_as_it_was),
 		T(test_promote_places_a_file_or_nothing),
 		T(test_promote_replaces_no_more_than_a_file),
 		T(test_an_interrupted_promote_leaves_nothing),
