@@ -101,6 +101,7 @@ ahead_read(struct ahead *a, struct layout *l, uint64_t offset, uint64_t len)
 		s->end = s->next;
 	to = s->next + s->window < l->size ? s->next + s->window : l->size;
 	/* In pieces of half a window, lest each read asks for a little. */
-	if (s->window > 0 && to > s->end && to - s->end >= s->window / 2)
+	if (s->window > 0 && to > s->end && (to == l->size ||
+	    to - s->end >= s->window / 2))
 		s->end = ask(l, s->end, to);
 }
