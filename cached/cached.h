@@ -347,6 +347,7 @@ struct source {
 	/* health */
 	unsigned failures;	/* in a row; 0: it is up */
 	unsigned wrong;		/* how often its bytes were, in all */
+	unsigned lies;		/* and in a row, of the registry itself */
 	uint64_t next_try;	/* monotonic ms, while it is not up */
 	uint64_t shunned;	/* until then: it asked for that, or lied */
 	uint64_t probing;	/* id of a Stat that asks whether it is back */
@@ -402,6 +403,10 @@ bool source_is_mirror(const struct source *s);
 void source_answered(struct source *s, uint64_t rtt_us, uint64_t now);
 void source_failed(struct source *s, uint32_t retry_after_s, uint64_t now);
 void source_wrong(struct source *s, uint64_t now);
+/* The same of a registry itself, which nobody can replace: it is down when it
+ * has done so a few times in a row; a right chunk ends that. */
+void source_lied(struct source *s, uint64_t now);
+void source_right(struct source *s);
 uint64_t source_backoff_ms(unsigned failures);	/* > 0; jittered */
 /* A transfer is over: `delivered` was `since` when it was sent, so long ago;
  * full: the window was. */

@@ -996,8 +996,8 @@ fetch_distrust(struct fill *f)
 	if (source_is_mirror(s))
 		fetch_wrong(s, l->last_error);
 	else {			/* it has to do: by another connection, later */
-		if (TAILQ_EMPTY(&f->waiters))
-			source_failed(s, 0, now_ms());
+		source_lied(s, now_ms());
+		look_again(s->next_try);
 		f->not_before = now_ms() + source_backoff_ms(++f->distrust);
 	}
 	if (is_alone(s))

@@ -466,6 +466,8 @@ keep_done(struct job *job)
 		keep_refused(f, f->took ? job->result : f->no_room);
 		return;
 	}
+	if (f->from)
+		source_right(f->from);
 	file_kept(l->file, f->chunk, &r, f->flags);
 	if (!f->mark || !TAILQ_EMPTY(&f->waiters))
 		device_publish(l, f->chunk);

@@ -29,6 +29,7 @@
 #define RETRY_FIRST_MS		250
 #define RETRY_MAX_MS		10000
 #define RETRY_AFTER_MAX_S	300	/* what a registry may ask for */
+#define LIES_MAX		4	/* chunks in a row, of a registry */
 #define WRONG_FIRST_MS		60000
 #define WRONG_MAX_MS		3600000
 #define SLOW_FACTOR		4	/* a later source is asked instead */
@@ -153,13 +154,31 @@ source_wrong(struct source *s, uint64_t now)
 }
 
 void
+source_lied(struct source *s, uint64_t now)
+{
+	if (++s->lies > LIES_MAX)
+		source_failed(s, 0, now);
+}
+
+void
+source_right(struct source *s)
+{
+	if (s->lies > LIES_MAX)
+		s->failures = 0;
+	s->lies = 0;
+}
+
+void
 source_answered(struct source *s, uint64_t rtt_us, uint64_t now)
 {
 	/* What it was asked before does not end that. */
-	if (now >= s->shunned)
+	if (now >= s->shunned && s->lies <= LIES_MAX)
 		s->failures = 0;
 	if (rtt_us == 0)
 		return;
+	/* One straggler says little. */
+	if (s->rtt_us && rtt_us > s->rtt_us * 2)
+		rtt_us = s->rtt_us * 2;
 	s->rtt_us = s->rtt_us ? (s->rtt_us * 3 + rtt_us) / 4 : rtt_us;
 	s->asked = now;
 }

@@ -12,6 +12,7 @@
  */
 #define _GNU_SOURCE
 #include <sys/resource.h>
+#include <sys/select.h>
 
 #include <errno.h>
 #include <signal.h>
@@ -189,6 +190,21 @@ signalled(int sig)
 	caught = sig;
 }
 
+/* Wait for a line, and for signals only here: none is lost on the way. */
+static ssize_t
+wait_line(char *line, size_t size, const sigset_t *mask)
+{
+	fd_set in;
+	ssize_t n;
+
+	FD_ZERO(&in);
+	FD_SET(STDIN_FILENO, &in);
+	n = pselect(STDIN_FILENO + 1, &in, NULL, NULL, NULL, mask);
+	if (n > 0)
+		n = read(STDIN_FILENO, line, size);
+	return n < 0 ? -errno : n;
+}
+
 /* Ask for one line; the terminal is as it was before when this returns, or when
  * a signal takes its course.  What was typed too early is dropped, and what is
  * typed when the question is there is not.  The count, or -errno. */
@@ -198,6 +214,7 @@ read_line(const char *what, char *line, size_t size, bool hidden)
 	struct sigaction before[ARRAY_LEN(signals)];
 	struct sigaction catch = { .sa_handler = signalled };
 	struct termios was, quiet;
+	sigset_t ours, mask;
 	ssize_t n;
 
 	if (tcgetattr(STDIN_FILENO, &was) < 0)
@@ -208,17 +225,20 @@ read_line(const char *what, char *line, size_t size, bool hidden)
 		quiet.c_lflag |= ECHONL;
 	}
 	caught = 0;
+	sigemptyset(&ours);
+	for (size_t i = 0; i < ARRAY_LEN(signals); i++)
+		sigaddset(&ours, signals[i]);
+	sigprocmask(SIG_BLOCK, &ours, &mask);
 	for (size_t i = 0; i < ARRAY_LEN(signals); i++)
 		sigaction(signals[i], &catch, &before[i]);
 	tcsetattr(STDIN_FILENO, TCSAFLUSH, &quiet);
 	fprintf(stderr, "%s: ", what);
 	fflush(stderr);
-	n = read(STDIN_FILENO, line, size);
-	if (n < 0)
-		n = -errno;
+	n = wait_line(line, size, &mask);
 	tcsetattr(STDIN_FILENO, TCSAFLUSH, &was);
 	for (size_t i = 0; i < ARRAY_LEN(signals); i++)
 		sigaction(signals[i], &before[i], NULL);
+	sigprocmask(SIG_SETMASK, &mask, NULL);
 	return n;
 }
 

@@ -187,7 +187,7 @@ user_pass() {
 	local uid=65534 dir=$work/user
 	mkdir -p "$dir/$BUILD" "$dir/build/test"
 	cp -R "$BUILD/bin" "$dir/$BUILD/"
-	cp -R tests ipc "$dir/"
+	cp -R tests ipc examples "$dir/"
 	cp -R --reflink=auto build/test/small*.erofs build/test/small-guest \
 		"$dir/build/test/" 2>/dev/null
 	chmod -R a+rX "$dir"

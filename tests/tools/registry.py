@@ -33,7 +33,8 @@ manifest, erofs, size.  While it runs, on any listener:
 
 Faults (ARG behind a colon):
     status:N  retry:SECONDS (429)  busy:SECONDS (503)  unauthorized  garbage
-    close  hang-head  hold (hangs, and is answered when all is well again)
+    close  hang-head  hold (hangs, and is answered when all is well again; the
+    same part of the blob is held once)
     slow:MS[:MORE:EVERY] (one of so many so much)  stall (goes on when all is
     well again)  reset  full (200 for 206)  short  short-honest  hang  range
     total  extra
@@ -77,6 +78,7 @@ class World:
         self.healed = threading.Event()
         self.under_way = 0      # requests
         self.slow = 0           # of these, so far
+        self.held = set()       # their paths and ranges
         self.settled = threading.Condition(self.lock)
         self.faults = {}        # kind -> [fault, times left or None, every, n]
         self.auth = args.auth
@@ -576,7 +578,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.answer(503, b"later\n", Retry_After=arg or "1")
 
     def fault_hold(self, _):
-        self.wait()
+        part = (self.path, self.headers.get("Range"))
+        with self.world.lock:
+            again = part in self.world.held
+            self.world.held.add(part)
+        if not again:
+            self.wait()
         self.rightly()
 
     def fault_slow(self, arg):

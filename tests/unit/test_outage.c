@@ -336,7 +336,7 @@ test_silence_is_an_outage_too(void **state)
 	h->net.state = NET_HELD;
 	r = host_read_begin(dev, 0, 64 * KIB);
 	assert_int_equal(host_read_end(r), -EIO);
-	assert_true(host_noticed(h, "stalled", NOW_EIO));
+	until_noticed(h, "stalled", NOW_EIO, 1);
 	h->net.state = NET_ON;
 	assert_int_equal(host_read(dev, 0, 64 * KIB), 0);
 	host_free(h);
