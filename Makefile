@@ -330,7 +330,8 @@ install: all
 	    $(DESTDIR)$(PREFIX)/share/man/man1 \
 	    $(DESTDIR)$(PREFIX)/share/man/man5 \
 	    $(DESTDIR)$(PREFIX)/share/man/man8 \
-	    $(DESTDIR)$(PREFIX)/lib/sysusers.d
+	    $(DESTDIR)$(PREFIX)/lib/sysusers.d \
+	    $(DESTDIR)$(PREFIX)/share/doc/shedstream/examples
 	install $B/bin/shedctl $B/bin/shedpack $(DESTDIR)$(PREFIX)/bin
 	install $(filter-out %/shedctl %/shedpack,$(PROGRAMS:%=$B/bin/%)) \
 	    $(DESTDIR)$(PREFIX)/libexec/shedstream
@@ -340,6 +341,9 @@ install: all
 	install -m 644 docs/devd.8 $(DESTDIR)$(PREFIX)/share/man/man8
 	install -m 644 systemd/shedstream.sysusers \
 	    $(DESTDIR)$(PREFIX)/lib/sysusers.d/shedstream.conf
+	install -m 644 docs/fleet.md $(DESTDIR)$(PREFIX)/share/doc/shedstream
+	install -m 644 $(wildcard examples/*) \
+	    $(DESTDIR)$(PREFIX)/share/doc/shedstream/examples
 
 dist:
 	git archive --prefix=shedstream-$(VERSION)/ -o \

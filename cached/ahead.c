@@ -8,8 +8,8 @@
  *	                             a read at the mark: twice as much
  *
  * A window begins where two reads follow another one, or a large one does (a
- * random reader comes near himself now and then), doubles with each that
- * follows, up to the device's most, which shrinks when a stream is given
+ * random reader comes near himself now and then), doubles when half of it is
+ * read, up to the device's most, which shrinks when a stream is given
  * up before its mark was read.  (A guest's kernel reads ahead by itself, Linux
  * 7.x up to 8 MiB; those are large reads here, and the same stream.)
  */
@@ -78,6 +78,19 @@ ask(struct layout *l, uint64_t from, uint64_t to)
 	return from;
 }
 
+/* Twice as much, when half of what was asked for is read. */
+static void
+widen(struct ahead *a, struct stream *s, uint64_t end)
+{
+	if (s->window > 0 && end + s->window / 2 < s->end)
+		return;
+	s->window = s->window ? s->window * 2 : WINDOW_FIRST;
+	if (a->most < WINDOW_MAX && s->window > a->most)
+		a->most *= 2;	/* this one is of use */
+	if (s->window > a->most)
+		s->window = a->most;
+}
+
 void
 ahead_read(struct ahead *a, struct layout *l, uint64_t offset, uint64_t len)
 {
@@ -87,13 +100,8 @@ ahead_read(struct ahead *a, struct layout *l, uint64_t offset, uint64_t len)
 	if (a->most == 0)
 		a->most = WINDOW_MAX;
 	s = stream_of(a, offset);
-	if (s->used && (++s->follow >= FOLLOW_LEAST || len >= FOLLOW_LARGE)) {
-		s->window = s->window ? s->window * 2 : WINDOW_FIRST;
-		if (a->most < WINDOW_MAX && s->window > a->most)
-			a->most *= 2;	/* this one is of use */
-		if (s->window > a->most)
-			s->window = a->most;
-	}
+	if (s->used && (++s->follow >= FOLLOW_LEAST || len >= FOLLOW_LARGE))
+		widen(a, s, end);
 	s->used = ++a->reads;
 	if (end > s->next)
 		s->next = end;

@@ -209,8 +209,9 @@ went_well(struct source *s, const Suite__FetchDone *done)
 void
 fetch_outcome(struct source *s, const Suite__FetchDone *done)
 {
-	/* That it has no such blob is an answer. */
-	if (done->code == CTL_CODE(OK) || done->code == CTL_CODE(BLOB_ABSENT))
+	/* That it has no such blob, or no part of it yet, is an answer. */
+	if (done->code == CTL_CODE(OK) || done->code == CTL_CODE(BLOB_ABSENT) ||
+	    done->code == CTL_CODE(RANGE_UNSUPPORTED))
 		went_well(s, done);
 	else if (done->code != CTL_CODE(CANCELLED))
 		went_wrong(s, done->text, done->retry_after_s);

@@ -202,11 +202,12 @@ source_up(const struct source *s)
 	return s->failures == 0;
 }
 
-/* Does it answer so slowly that a later one is better? */
+/* Does it answer so slowly that a later mirror is better?  The registry is
+ * what mirrors are to spare. */
 static bool
 too_slow(const struct source *s, const struct source *later)
 {
-	return later->rtt_us && s->rtt_us > SLOW_LEAST_US &&
+	return source_is_mirror(later) && later->rtt_us && s->rtt_us > SLOW_LEAST_US &&
 	    s->rtt_us > later->rtt_us * SLOW_FACTOR;
 }
 

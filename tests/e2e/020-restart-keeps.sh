@@ -8,6 +8,7 @@
 image_small
 registry_start
 image_push "$SMALL" test/base:v1
+no_hedges
 suite_start
 uri=$(ctl attach "$IMAGE" --name one --integrity complete)
 assert_eq "$(nbdcopy "$uri" - | sha_of)" "${EROFS#sha256:}" "first read"
@@ -17,6 +18,7 @@ suite_stop
 
 # with a consumer, the device comes back by itself
 registry_mark
+no_hedges
 suite_start
 wait_until 10 nbdinfo --size "$uri" >/dev/null ||
 	fail "the device did not come back after a restart"
@@ -28,6 +30,7 @@ suite_stop
 
 # without the registry, and by digest: the image's and the device's
 registry_stop
+no_hedges
 suite_start
 for digest in "$MANIFEST" "$EROFS"; do
 	uri=$(ctl attach "$digest" --name again --integrity complete) ||
@@ -42,11 +45,13 @@ suite_stop
 # half an image: what is missing is fetched, and only that
 rm -rf "$T/store" "$T/run"
 registry_start
+no_hedges
 suite_start
 uri=$(ctl attach "$IMAGE" --name half --integrity complete)
 "$TOOLS/reader.py" "$uri" "$SMALL" touch 200 >/dev/null
 had=$(status_of half .bytes.present)
 suite_stop
+no_hedges
 suite_start
 registry_mark
 wait_until 10 nbdinfo --size "$uri" >/dev/null || fail "no device"
