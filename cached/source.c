@@ -207,7 +207,8 @@ source_up(const struct source *s)
 static bool
 too_slow(const struct source *s, const struct source *later)
 {
-	return source_is_mirror(later) && later->rtt_us && s->rtt_us > SLOW_LEAST_US &&
+	return source_is_mirror(later) && later->rtt_us &&
+	    s->rtt_us > SLOW_LEAST_US &&
 	    s->rtt_us > later->rtt_us * SLOW_FACTOR;
 }
 
