@@ -495,7 +495,9 @@ struct layout {
 	struct fills queues[2];	/* of demand and readahead, first come */
 	uint64_t turn;		/* id of its last request, or its own */
 	uint64_t skip_until[SOURCES_MAX];	/* sources without its blob */
+	unsigned refusals;	/* of its registry, in a row */
 	uint64_t full_until;	/* monotonic ms: what was fetched had no room */
+	uint64_t pull_after;	/* monotonic ms: what a pull got was wrong */
 	TAILQ_HEAD(, device) devices;
 
 	bool complete;		/* whole digest fits, recorded */
@@ -538,6 +540,8 @@ int layout_get(const struct layout_spec *spec, struct layout **out);
 /* From now on it is fetched from there.  -EXDEV: it holds units that came from
  * elsewhere, and only their whole digest could tell whether they are right. */
 int layout_source(struct layout *l, const char *host, const char *repo);
+/* The same without a look at what it holds. */
+void layout_move(struct layout *l, const char *host, const char *repo);
 struct layout *layout_find(const struct digest *key);
 void layout_put(struct layout *l);
 /* Something was synced: need it be open any longer? */
@@ -885,7 +889,8 @@ struct open {
 	TAILQ_ENTRY(open) entry;
 	uint64_t id;		/* control's */
 	uint64_t fetch_id;	/* of fetcherd's request under way; 0: none */
-	struct source *source;	/* who was asked */
+	struct source *source;	/* who was asked, or sent something, */
+	uint64_t asked_at;	/* and when: monotonic ms */
 	uint64_t skip_until[SOURCES_MAX];	/* who is not asked again */
 	enum open_step step;
 	struct image_ref ref;
@@ -930,6 +935,7 @@ ipc_handler on_open, on_cancel;
 
 void find_begin(struct open *o);	/* the step that it is at */
 void find_step(struct open *o, enum open_step step);
+void find_look(struct open *o);		/* now and then */
 /* No index: the rung is what the configuration says. */
 void find_no_index(struct open *o);
 /* fetcherd's answer to a Resolve, Stat or the Fetch of an index; false: not to

@@ -164,16 +164,16 @@ fetch_source(const char *host, bool checked, const uint64_t *skip_until)
 	return s ? s : &r->sources[r->n_sources - 1];
 }
 
-/* Would anybody else serve now? */
+/* Would nobody else serve this layout now? */
 static bool
-is_alone(const struct source *s)
+is_alone(const struct layout *l, const struct source *s)
 {
-	const struct registry *r = s->registry;
+	struct source_ask ask = { .checked = l->indexed,
+		.skip_until = l->skip_until, .but = s, .now = now_ms() };
+	uint64_t again;
+	const struct source *other = source_choose(s->registry, &ask, &again);
 
-	for (unsigned i = 0; i < r->n_sources; i++)
-		if (&r->sources[i] != s && source_up(&r->sources[i]))
-			return false;
-	return true;
+	return !other || !source_up(other);
 }
 
 static void
@@ -231,6 +231,11 @@ fetch_wrong(struct source *s, const char *why)
 void
 fetch_retry(const char *host)
 {
+	struct layout *l;
+
+	TAILQ_FOREACH(l, &layouts, entry)
+		if (strcmp(l->host, host) == 0)
+			memset(l->skip_until, 0, sizeof(l->skip_until));
 	registry_retry(registry_get(host));
 	fetch_pump();
 }
@@ -535,14 +540,16 @@ hedge_slow(void)
 	uint64_t now = now_ms();
 	struct transfer *t;
 
+	if (paused)		/* it is us who do not take what came */
+		return;
 	TAILQ_FOREACH(t, &transfers, entry) {
-		uint64_t due = (t->moved + source_hedge_us(t->source)) / 1000 +
-		    1;
+		uint64_t due;
 
 		if (t->class != FETCH_DEMAND || t->twin || t->hedge ||
 		    t->cancelled || conf->hedge_percent == 0 ||
 		    !source_up(t->source) || t->next == t->first + t->count)
 			continue;
+		due = (t->moved + source_hedge_us(t->source)) / 1000 + 1;
 		if (t->hedge_at > due)
 			due = t->hedge_at;
 		if (due > now)
@@ -613,10 +620,7 @@ start_background(struct layout *l)
 	uint32_t chunk;
 
 	while (finish_next(l, &chunk)) {
-		if (layout_state(l, chunk) != CHUNK_ABSENT) {
-			l->pull_next = chunk + 1;
-			fill_move(l, chunk);
-		} else if (layout_lookup(l, chunk))
+		if (layout_lookup(l, chunk))
 			finish_check(l);	/* another one fetched it */
 		else
 			return l->plain ? start_plain(l) :
@@ -628,8 +632,13 @@ start_background(struct layout *l)
 static bool
 has_work(const struct layout *l, enum fetch_class class)
 {
-	return class == FETCH_BACKGROUND ? l->pulling || l->n_mend > 0 :
-	    !TAILQ_EMPTY(&l->queues[class]);
+	if (class != FETCH_BACKGROUND)
+		return !TAILQ_EMPTY(&l->queues[class]);
+	if (l->pull_after > now_ms()) {
+		look_again(l->pull_after);
+		return false;
+	}
+	return l->pulling || l->n_mend > 0;
 }
 
 /* One more transfer, of the layout that was served longest ago and can be. */
@@ -886,19 +895,29 @@ on_data(void *owner, struct ipc_link *link, struct ipc_message *msg)
 	pause_if_full();
 }
 
-/* A source that does not have it (yet) is not ill: ask others for a while. */
+/* It answers, but not with this blob (yet): a matter of this layout, and not of
+ * the source.  A mirror is left alone for a minute, the registry for a wait
+ * that doubles. */
 static bool
 skip_source(struct transfer *t, const Suite__FetchDone *done)
 {
 	struct source *s = t->source;
+	struct layout *l = t->layout;
+	uint64_t wait;
 
-	if (!source_is_mirror(s) || (done->code != CTL_CODE(BLOB_ABSENT) &&
+	if (done->code != CTL_CODE(BLOB_ABSENT) &&
+	    done->code != CTL_CODE(AUTH_DENIED) &&
 	    done->code != CTL_CODE(RANGE_UNSUPPORTED) &&
-	    done->code != CTL_CODE(SIZE_CHANGED)))
+	    done->code != CTL_CODE(SIZE_CHANGED))
 		return false;
-	t->layout->skip_until[s - s->registry->sources] = now_ms() + SKIP_MS;
-	log_info("%s for %s/%s: %s; others are asked for a minute",
-	    source_name(s), t->layout->host, t->layout->repo, done->text);
+	if (strcmp(s->registry->host, l->host) != 0)
+		return true;	/* it has moved to another registry since */
+	wait = source_is_mirror(s) ? SKIP_MS :
+	    source_backoff_ms(++l->refusals);
+	l->skip_until[s - s->registry->sources] = now_ms() + wait;
+	look_again(now_ms() + wait);
+	log_info("%s for %s/%s: %s", source_name(s), l->host, l->repo,
+	    done->text);
 	return true;
 }
 
@@ -911,20 +930,21 @@ transfer_failed(struct transfer *t, const Suite__FetchDone *done)
 	snprintf(l->last_error, sizeof(l->last_error), "%s", done->text);
 	log_warn("%s/%s chunks %u+%u: %s", l->host, l->repo, t->next,
 	    t->first + t->count - t->next, done->text);
-	if (skip_source(t, done))
-		return;
-	went_wrong(t->source, done->text, done->retry_after_s);
+	if (!skip_source(t, done))
+		went_wrong(t->source, done->text, done->retry_after_s);
 	/* Whole only where that was asked for, now or when it was attached. */
 	if (done->code == CTL_CODE(RANGE_UNSUPPORTED) && !t->plain &&
-	    !l->indexed && (l->plain || t->class != FETCH_DEMAND)) {
+	    !source_is_mirror(t->source) && !l->indexed &&
+	    (l->plain || t->class != FETCH_DEMAND)) {
+		memset(l->skip_until, 0, sizeof(l->skip_until));
 		notice("state", l, "%s does not serve byte ranges: "
 		    "pulling %s/%s whole", l->host, l->host, l->repo);
 		finish_pull(l, true);
 		return;
 	}
-	if (!is_alone(t->source))
-		return;
 	status_denied(l, t->source, done);
+	if (!is_alone(l, t->source))
+		return;
 	if (t->class == FETCH_DEMAND)
 		device_stalled(l, done->text);
 	else
@@ -938,6 +958,7 @@ transfer_over(struct transfer *t, const Suite__FetchDone *done)
 
 	if (done->code == CTL_CODE(OK)) {
 		went_well(t->source, done);
+		l->refusals = 0;
 		status_allowed(l);
 		source_delivered(t->source, t->delivered,
 		    now_us() - t->sent, t->full, now_ms());
@@ -988,6 +1009,7 @@ on_fetch_done(void *owner, struct ipc_link *link, struct ipc_message *msg)
 void
 fetch_distrust(struct fill *f)
 {
+	Suite__FetchDone wrong = SUITE__FETCH_DONE__INIT;
 	struct layout *l = f->layout;
 	struct source *s = f->from;
 
@@ -999,10 +1021,17 @@ fetch_distrust(struct fill *f)
 	else {			/* it has to do: by another connection, later */
 		source_lied(s, now_ms());
 		look_again(s->next_try);
+		l->pull_after = now_ms() + source_backoff_ms(1);
 		f->not_before = now_ms() + source_backoff_ms(++f->distrust);
 	}
-	if (is_alone(s))
-		device_stalled(l, l->last_error);
+	if (!is_alone(l, s))
+		return;
+	device_stalled(l, l->last_error);
+	wrong.code = CTL_CODE(DIGEST_MISMATCH);
+	wrong.retry = true;
+	wrong.text = l->last_error;
+	if (l->pulling)
+		open_layout_trouble(l, &wrong);
 }
 
 void

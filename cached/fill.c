@@ -462,16 +462,16 @@ keep_done(struct job *job)
 		keep_wrong(f);
 		return;
 	}
+	if (f->from)
+		source_right(f->from);
+	device_recovered(l);
 	if (job->result < 0) {
 		keep_refused(f, f->took ? job->result : f->no_room);
 		return;
 	}
-	if (f->from)
-		source_right(f->from);
 	file_kept(l->file, f->chunk, &r, f->flags);
 	if (!f->mark || !TAILQ_EMPTY(&f->waiters))
 		device_publish(l, f->chunk);
-	device_recovered(l);
 	open_layout_changed(l);
 	fill_finish(f, false);
 }

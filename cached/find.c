@@ -20,6 +20,7 @@
 
 #define RETRY_FIRST_MS	200
 #define RETRY_MAX_MS	2000
+#define MIRROR_MUTE_MS	2000	/* then others are asked */
 #define INDEX_PIECE	(256 * 1024)	/* bytes of a frame of the index */
 
 #ifdef __x86_64__
@@ -150,6 +151,7 @@ find_begin(struct open *o)
 	source.host = o->image.host;
 	source.repo = o->image.repo;
 	source.mirror = o->source->mirror;
+	o->asked_at = now_ms();
 	send[o->step](o, &source);
 }
 
@@ -162,8 +164,27 @@ ask_next(struct open *o)
 	if (!source_is_mirror(s))
 		return false;
 	o->skip_until[s - s->registry->sources] = UINT64_MAX;
+	if (o->step == STEP_INDEX)	/* its length was this mirror's */
+		o->step = STEP_INDEX_SIZE;
 	find_begin(o);
 	return true;
+}
+
+/* A mirror that says nothing must not use up what a client waits for. */
+void
+find_look(struct open *o)
+{
+	Suite__FetchDone mute = SUITE__FETCH_DONE__INIT;
+
+	if (!o->fetch_id || o->step == STEP_FILL ||
+	    !source_is_mirror(o->source) ||
+	    now_ms() - o->asked_at < MIRROR_MUTE_MS)
+		return;
+	mute.code = CTL_CODE(TIMEOUT);
+	mute.retry = true;
+	mute.text = "it does not answer";
+	fetch_outcome(o->source, &mute);
+	ask_next(o);
 }
 
 static bool
@@ -478,6 +499,7 @@ open_data(struct ipc_message *msg)
 		fetch_broken();
 		return true;
 	}
+	o->asked_at = now_ms();
 	memcpy(o->index + o->index_got, msg->raw, msg->raw_len);
 	o->index_got += msg->raw_len;
 	return true;

@@ -381,6 +381,15 @@ source_known(struct layout *l)
 	memcpy(l->repo, repo, strlen(repo) + 1);
 }
 
+void
+layout_move(struct layout *l, const char *host, const char *repo)
+{
+	if (strcmp(l->host, host) != 0 || strcmp(l->repo, repo) != 0)
+		memset(l->skip_until, 0, sizeof(l->skip_until));
+	snprintf(l->host, sizeof(l->host), "%s", host);
+	snprintf(l->repo, sizeof(l->repo), "%s", repo);
+}
+
 int
 layout_source(struct layout *l, const char *host, const char *repo)
 {
@@ -396,8 +405,7 @@ layout_source(struct layout *l, const char *host, const char *repo)
 	if (!l->indexed && r == 0 && strcmp(was, now) != 0 && !l->complete &&
 	    l->file->n_present)
 		return -EXDEV;
-	memcpy(l->host, host, strlen(host) + 1);
-	memcpy(l->repo, repo, strlen(repo) + 1);
+	layout_move(l, host, repo);
 	if (r == 0 && strcmp(was, now) == 0)
 		return 0;
 	return store_write_file(l->file->dir, "source", now, strlen(now));

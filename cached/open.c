@@ -197,8 +197,7 @@ layout_for(struct open *o, struct layout **l)
 	r = layout_source(*l, o->image.host, o->image.repo);
 	anew = ((*l)->failed && !o->restore) || (r == -EXDEV && !o->whole);
 	if (r == -EXDEV && o->whole) {	/* the whole digest tells */
-		memcpy((*l)->host, o->image.host, sizeof((*l)->host));
-		memcpy((*l)->repo, o->image.repo, sizeof((*l)->repo));
+		layout_move(*l, o->image.host, o->image.repo);
 		r = 0;
 	}
 	if (!anew)
@@ -443,6 +442,8 @@ open_tick(void)
 			open_fail(o, o->code, true, "%s", o->why);
 		else if (o->next_try && now >= o->next_try)
 			find_begin(o);
+		else
+			find_look(o);
 	}
 	return !TAILQ_EMPTY(&opens);
 }

@@ -220,6 +220,14 @@ may_serve(const struct source *s, const struct source_ask *ask)
 	    s->registry->sources] > ask->now);
 }
 
+/* When one that is only skipped may be asked again; 0: it is not that. */
+static uint64_t
+skipped_until(const struct source *s, const struct source_ask *ask)
+{
+	return ask->skip_until && s != ask->but && (s->trusted ||
+	    ask->checked) ? ask->skip_until[s - s->registry->sources] : 0;
+}
+
 struct source *
 source_choose(struct registry *r, const struct source_ask *ask,
     uint64_t *again)
@@ -230,8 +238,13 @@ source_choose(struct registry *r, const struct source_ask *ask,
 	for (unsigned i = 0; i < r->n_sources; i++) {
 		struct source *s = &r->sources[i];
 
-		if (!may_serve(s, ask))
+		if (!may_serve(s, ask)) {
+			uint64_t until = skipped_until(s, ask);
+
+			if (until > ask->now && until < *again)
+				*again = until;
 			continue;
+		}
 		if (source_up(s) && (!best || too_slow(best, s)))
 			best = s;
 		else if (!source_up(s) && ask->now < s->next_try) {

@@ -186,7 +186,9 @@ e2e_all() { # PASS DIR [COMMAND...]
 user_pass() {
 	local uid=65534 dir=$work/user
 	mkdir -p "$dir/$BUILD" "$dir/build/test"
+	mkdir -p "$dir/$BUILD/tests"
 	cp -R "$BUILD/bin" "$dir/$BUILD/"
+	cp -R "$BUILD/tests/tools" "$dir/$BUILD/tests/"
 	cp -R tests ipc examples "$dir/"
 	cp -R --reflink=auto build/test/small*.erofs build/test/small-guest \
 		"$dir/build/test/" 2>/dev/null
