@@ -935,7 +935,10 @@ ipc_handler on_open, on_cancel;
 
 void find_begin(struct open *o);	/* the step that it is at */
 void find_step(struct open *o, enum open_step step);
-void find_look(struct open *o);		/* now and then */
+/* A mirror that says nothing must not use up what a client waits for: is the
+ * one that it waits for mute?  It is left alone, then. */
+bool find_mute(const struct open *o);
+void find_look(struct open *o);		/* and others are asked: now and then */
 /* No index: the rung is what the configuration says. */
 void find_no_index(struct open *o);
 /* fetcherd's answer to a Resolve, Stat or the Fetch of an index; false: not to

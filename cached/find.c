@@ -170,21 +170,27 @@ ask_next(struct open *o)
 	return true;
 }
 
-/* A mirror that says nothing must not use up what a client waits for. */
-void
-find_look(struct open *o)
+bool
+find_mute(const struct open *o)
 {
 	Suite__FetchDone mute = SUITE__FETCH_DONE__INIT;
 
 	if (!o->fetch_id || o->step == STEP_FILL ||
 	    !source_is_mirror(o->source) ||
 	    now_ms() - o->asked_at < MIRROR_MUTE_MS)
-		return;
+		return false;
 	mute.code = CTL_CODE(TIMEOUT);
 	mute.retry = true;
 	mute.text = "it does not answer";
 	fetch_outcome(o->source, &mute);
-	ask_next(o);
+	return true;
+}
+
+void
+find_look(struct open *o)
+{
+	if (find_mute(o))
+		ask_next(o);
 }
 
 static bool

@@ -57,6 +57,7 @@ void
 open_free(struct open *o)
 {
 	TAILQ_REMOVE(&opens, o, entry);
+	find_mute(o);
 	if (o->layout && o->step == STEP_FILL)
 		open_pull_left(o->layout);
 	layout_put(o->layout);
