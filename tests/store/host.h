@@ -61,10 +61,21 @@ struct host_net {
 	const struct reg_image *wrong_of;	/* only of this; NULL: of any */
 	unsigned cut;		/* so many next fetches break off half way */
 	unsigned delay_ms;	/* before each answer */
+	const struct reg_image *absent;	/* fetches of it: there is none */
+	const struct reg_image *harmed;	/* wrong in the registry for good, */
+	uint64_t harmed_at;	/* at this byte of its blob */
+	const struct reg_image *counted;	/* see counts.of_image */
+	const char *also;	/* another registry with all of it; NULL: none */
+	bool mirror_absent;	/* mirrors have nothing */
+	bool mirror_held;	/* mirrors take requests and say nothing */
+	unsigned mirror_less;	/* bytes that mirrors take off sizes they tell */
 };
 
 struct host_counts {
 	unsigned resolves, stats, fetches, referrers, cancels;	/* asked for */
+	unsigned of_mirror;	/* of all these: of any mirror */
+	unsigned of_image;	/* fetches of net.counted */
+	unsigned harmed;	/* pieces sent that net.harmed made wrong */
 	uint64_t pieces, bytes;	/* sent */
 };
 

@@ -24,10 +24,16 @@ struct host_request {
 	char repo[64], what[160];	/* reference or digest */
 	uint64_t offset, length, size;
 	uint32_t unit;
-	bool plain;
+	bool plain, mirror;
 	uint32_t *pieces;
 	size_t n_pieces;
 };
+
+static bool
+is_of(const struct host_request *q, const struct reg_image *image)
+{
+	return image && strcmp(image->repo, q->repo) == 0;
+}
 
 static void
 request_free(struct host_request *q)
@@ -109,6 +115,8 @@ answer_stat(struct host_request *q)
 		return;
 	}
 	m.size = blob->len;
+	if (q->mirror)
+		m.size -= q->host->net.mirror_less;
 	m.range_ok = !q->host->net.no_ranges;
 	ipc_send(q->host->fetcherd, q->id, SUITE_BODY(BLOB_INFO), &m, NULL, 0,
 	    -1);
@@ -141,6 +149,24 @@ answer_referrers(struct host_request *q)
 	done_ok(q, 0);
 }
 
+/* Is the piece wrong?  Once, if so many are, or whenever it is asked for. */
+static bool
+is_wrong(struct host_request *q, uint64_t offset, size_t len)
+{
+	struct host *h = q->host;
+
+	if (is_of(q, h->net.harmed) && h->net.harmed_at >= offset &&
+	    h->net.harmed_at - offset < len) {
+		h->counts.harmed++;
+		return true;
+	}
+	if (h->net.wrong == 0 || (h->net.wrong_of &&
+	    !is_of(q, h->net.wrong_of)))
+		return false;
+	h->net.wrong--;
+	return true;
+}
+
 static void
 send_piece(struct host_request *q, const struct reg_blob *blob,
     uint64_t offset, size_t len)
@@ -151,9 +177,7 @@ send_piece(struct host_request *q, const struct reg_blob *blob,
 	Suite__Data m = SUITE__DATA__INIT;
 
 	m.offset = offset;
-	if (h->net.wrong > 0 && (!h->net.wrong_of ||
-	    strcmp(h->net.wrong_of->repo, q->repo) == 0)) {
-		h->net.wrong--;
+	if (is_wrong(q, offset, len)) {
 		copy = malloc(len);
 		if (!copy)
 			abort();
@@ -228,10 +252,21 @@ answer_fetch(struct host_request *q)
 	done_ok(q, q->length);
 }
 
+static bool
+is_absent(const struct host_request *q)
+{
+	const struct host_net *net = &q->host->net;
+
+	return (q->mirror && net->mirror_absent) ||
+	    (q->type == SUITE_BODY(FETCH) && is_of(q, net->absent));
+}
+
 static void
 answer(struct host_request *q)
 {
-	if (q->host->net.state == NET_OFF)
+	if (is_absent(q))
+		done_absent(q);
+	else if (q->host->net.state == NET_OFF)
 		done(q, CTL_CODE(REGISTRY_UNREACHABLE), true,
 		    "the registry does not answer", 0);
 	else if (q->host->net.state == NET_DENIED)
@@ -248,6 +283,20 @@ answer(struct host_request *q)
 
 /* ---- requests ---- */
 
+static bool
+is_held(const struct host_request *q)
+{
+	return q->host->net.state == NET_HELD ||
+	    (q->mirror && q->host->net.mirror_held);
+}
+
+static bool
+is_known(const struct host *h, const char *host)
+{
+	return strcmp(host, REGISTRY_HOST) == 0 ||
+	    (h->net.also && strcmp(host, h->net.also) == 0);
+}
+
 /* Now, later, or (held) when somebody looks again. */
 static void
 answer_due(evutil_socket_t fd, short what, void *arg)
@@ -257,7 +306,7 @@ answer_due(evutil_socket_t fd, short what, void *arg)
 
 	(void)fd;
 	(void)what;
-	if (q->host->net.state != NET_HELD)
+	if (!is_held(q))
 		answer(q);
 	else if (evtimer_add(q->due, &again) < 0)
 		abort();
@@ -277,10 +326,12 @@ request_new(struct host *h, const struct ipc_message *msg,
 	TAILQ_INSERT_TAIL(&h->held, q, entry);
 	if (h->net.state == NET_FORBIDDEN)
 		host_fail(h, "a request for %s, while none is needed", what);
-	if (!source || strcmp(source->host, REGISTRY_HOST) != 0)
+	if (!source || !is_known(h, source->host))
 		host_fail(h, "a request to another host than " REGISTRY_HOST);
 	snprintf(q->repo, sizeof(q->repo), "%s", source->repo);
 	snprintf(q->what, sizeof(q->what), "%s", what);
+	q->mirror = source->mirror && *source->mirror;
+	h->counts.of_mirror += q->mirror;
 	return q;
 }
 
@@ -341,6 +392,7 @@ on_fetch(void *owner, struct ipc_link *link, struct ipc_message *msg)
 
 	(void)link;
 	h->counts.fetches++;
+	h->counts.of_image += is_of(q, h->net.counted);
 	q->offset = m->offset;
 	q->length = m->length;
 	q->size = m->size;

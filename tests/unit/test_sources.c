@@ -1,0 +1,396 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * What cached does with sources that answer, but not with what it needs: wrong
+ * chunks, blobs that are absent, mirrors that lack, misstate or say nothing.
+ * One image's trouble is no other's, and nobody waits for ever.  A cached whose
+ * clock can be set ahead (tests/store/record.h).
+ */
+#define _GNU_SOURCE
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <sys/mman.h>
+
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <event2/event.h>
+
+#include "tests/store/host.h"
+
+#define KIB	1024
+#define MIB	(1024 * KIB)
+#define TRUST	"[trust]\nintegrity = transport\n[prefetch]\ncomplete = never\n"
+#define CONF	"[store]\nmin-free = 0\nscrub = no\n" TRUST
+#define SMALL	"[store]\nmin-free = 0\nscrub = no\nquota = 8M\n" TRUST
+#define MIRRORED CONF "[registry \"" REGISTRY_HOST "\"]\n" \
+		"mirrors = http://mirror.test\n"
+#define OTHER_HOST "other.test"
+#define LOOK_MS	10	/* between two looks at what nothing announces */
+#define QUIET_LOOKS 30	/* several of cached's ticks */
+#define MINUTE	60000
+#define PATIENCE 10	/* minutes in which everything must have an end */
+#define LARGE	(64 * MIB)
+
+static struct registry *reg;
+static struct reg_image *base, *large;
+
+static void
+failed(const char *why)
+{
+	fail_msg("%s", why);
+}
+
+static int
+publish(void **state)
+{
+	uint8_t *bytes = malloc(LARGE);
+
+	(void)state;
+	host_on_fail = failed;
+	assert_non_null(bytes);
+	reg = registry_new();
+	registry_fill(bytes, 4 * MIB, 1);
+	base = registry_image(reg, "os/base", "v1", bytes, 4 * MIB,
+	    IMAGE_INDEXED);
+	registry_fill(bytes, LARGE, 2);
+	large = registry_image(reg, "os/large", "v1", bytes, LARGE,
+	    IMAGE_INDEXED);
+	free(bytes);
+	return 0;
+}
+
+static int
+unpublish(void **state)
+{
+	(void)state;
+	registry_free(reg);
+	return 0;
+}
+
+/* ---- the story's words ---- */
+
+static struct host *
+start(const char *conf)
+{
+	struct host *h = host_new(reg, "cached-recorded", conf);
+	int log = memfd_create("log", MFD_CLOEXEC);
+
+	assert_true(log >= 0);
+	host_record(h, log);
+	host_start(h);
+	return h;
+}
+
+static struct host_device *
+attach(struct host *h, const char *name)
+{
+	struct host_answer a = host_open(h, name, CTL_RUNG(CHUNK), false);
+
+	return host_attach(h, &a);
+}
+
+static uint64_t
+pull(struct host *h, const char *name)
+{
+	return host_open_begin(h, name, CTL_RUNG(CHUNK), true);
+}
+
+static void
+ahead(struct host *h, uint64_t ms)
+{
+	atomic_fetch_add(&h->fault->ahead_ms, ms);
+}
+
+static void
+look_again(evutil_socket_t fd, short what, void *arg)
+{
+	(void)fd;
+	(void)what;
+	(void)arg;
+}
+
+static void
+until(struct host *h, bool (*holds)(void *arg), void *arg, const char *what)
+{
+	const struct timeval every = { .tv_usec = LOOK_MS * 1000 };
+	struct event *tick = event_new(h->base, -1, EV_PERSIST, look_again,
+	    NULL);
+
+	assert_non_null(tick);
+	assert_int_equal(event_add(tick, &every), 0);
+	host_until(h, holds, arg, what);
+	event_free(tick);
+}
+
+static bool
+looked_enough(void *arg)
+{
+	return --*(int *)arg <= 0;
+}
+
+static void
+quiet(struct host *h)
+{
+	int looks = QUIET_LOOKS;
+
+	until(h, looked_enough, &looks, "nothing");
+}
+
+struct least {
+	const unsigned *count;
+	unsigned least;
+};
+
+static bool
+is_reached(void *arg)
+{
+	const struct least *l = arg;
+
+	return *l->count >= l->least;
+}
+
+static void
+until_count(struct host *h, const unsigned *count, unsigned least,
+    const char *what)
+{
+	struct least l = { count, least };
+
+	until(h, is_reached, &l, what);
+}
+
+static bool
+is_recovered(void *arg)
+{
+	return host_noticed(arg, "recovered", "answers again");
+}
+
+static bool
+is_stalled(void *arg)
+{
+	return host_noticed(arg, "stalled", "the registry does not answer");
+}
+
+/* It is answered while these minutes pass, or never. */
+static struct host_answer
+answered_in_minutes(struct host *h, uint64_t id)
+{
+	for (int i = 0; i < PATIENCE && !host_answered(h, id); i++) {
+		quiet(h);
+		ahead(h, MINUTE);
+	}
+	quiet(h);
+	assert_true(host_answered(h, id));
+	return host_wait(h, id);
+}
+
+/* ---- a registry with something wrong in it ---- */
+
+static void
+test_a_pull_is_told_of_a_chunk_that_stays_wrong(void **state)
+{
+	struct host *h = start(CONF);
+	struct host_answer a;
+
+	(void)state;
+	h->net.harmed = base;
+	h->net.harmed_at = MIB;
+	a = answered_in_minutes(h, pull(h, base->name));
+	assert_int_equal(a.type, SUITE_BODY(FAILED));
+	assert_int_equal(a.code, CTL_CODE(DIGEST_MISMATCH));
+	host_free(h);
+}
+
+/* Whatever else makes cached look for work: it asks when its wait is over. */
+static void
+test_a_wrong_chunk_is_not_asked_for_with_every_read(void **state)
+{
+	struct host *h = start(CONF);
+	struct host_device *dev = attach(h, large->name);
+	unsigned before;
+
+	(void)state;
+	h->net.harmed = base;
+	h->net.harmed_at = MIB;
+	pull(h, base->name);
+	until_count(h, &h->counts.harmed, 1, "the wrong chunk");
+	before = h->counts.harmed;
+	for (uint64_t i = 0; i < 60; i++)
+		assert_int_equal(host_read(dev, i * 37 % 61 * MIB, 64 * KIB),
+		    0);
+	assert_in_range(h->counts.harmed - before, 0, 5);
+	host_free(h);
+}
+
+/* A registry that is thought ill is asked by one request at a time; here all
+ * go, although none is answered. */
+static void
+test_reads_go_on_while_another_image_is_absent(void **state)
+{
+	struct host *h = start(CONF);
+	struct host_device *bad = attach(h, base->name),
+	    *good = attach(h, large->name);
+	struct host_read *bads[8], *goods[8];
+
+	(void)state;
+	h->net.absent = base;
+	h->net.counted = base;
+	for (uint64_t i = 0; i < 8; i++)
+		bads[i] = host_read_begin(bad, i * 256 * KIB, 64 * KIB);
+	until_count(h, &h->counts.of_image, 1, "the absent image");
+	quiet(h);
+	for (int i = 0; i < 8; i++)
+		assert_false(host_read_done(bads[i]));
+	h->net.state = NET_HELD;
+	h->net.counted = large;
+	h->counts.of_image = 0;
+	for (uint64_t i = 0; i < 8; i++)
+		goods[i] = host_read_begin(good, i * 4 * MIB, 64 * KIB);
+	until_count(h, &h->counts.of_image, 8, "all fetches of the good image");
+	h->net.state = NET_ON;
+	for (int i = 0; i < 8; i++)
+		assert_int_equal(host_read_end(goods[i]), 0);
+	for (int i = 0; i < 8; i++)
+		assert_false(host_read_done(bads[i]));
+	h->net.absent = NULL;
+	for (int i = 0; i < 8; i++)
+		assert_int_equal(host_read_end(bads[i]), 0);
+	host_free(h);
+}
+
+/* ---- mirrors ---- */
+
+static void
+pull_is_denied(const char *conf)
+{
+	struct host *h = start(conf);
+	struct host_device *dev;
+	struct host_answer a;
+
+	h->net.mirror_absent = true;
+	dev = attach(h, base->name);
+	assert_int_equal(host_read(dev, 0, 64 * KIB), 0);
+	h->net.state = NET_DENIED;
+	a = answered_in_minutes(h, pull(h, base->exact));
+	assert_int_equal(a.type, SUITE_BODY(FAILED));
+	assert_int_equal(a.code, CTL_CODE(AUTH_DENIED));
+	assert_string_equal(host_inspect(h, &base->layout).denied_by,
+	    REGISTRY_HOST);
+	host_free(h);
+}
+
+/* A mirror that is up, but lacks the blob, makes no difference. */
+static void
+test_a_pull_is_told_that_the_registry_denies_it(void **state)
+{
+	(void)state;
+	pull_is_denied(CONF);
+	pull_is_denied(MIRRORED);
+}
+
+static void
+test_an_index_of_another_size_at_a_mirror_is_asked_for_elsewhere(void **state)
+{
+	struct host *h = start(MIRRORED);
+	struct host_device *dev;
+
+	(void)state;
+	h->net.mirror_less = 4;
+	dev = attach(h, base->name);
+	assert_true(h->counts.of_mirror > 0);
+	assert_int_equal(host_read(dev, 0, 64 * KIB), 0);
+	host_free(h);
+}
+
+/* Who was skipped for the blob at one registry is nothing to another. */
+static void
+test_reads_end_after_their_layout_moved_to_another_registry(void **state)
+{
+	struct host *h = start(MIRRORED);
+	struct host_device *first = attach(h, base->name), *second;
+	char name[256];
+
+	(void)state;
+	h->net.mirror_absent = true;
+	assert_int_equal(host_read(first, 0, 64 * KIB), 0);
+	h->net.also = OTHER_HOST;
+	snprintf(name, sizeof(name), OTHER_HOST "%s", strchr(base->exact,
+	    '/'));
+	second = attach(h, name);
+	assert_int_equal(host_read(second, MIB, 64 * KIB), 0);
+	host_free(h);
+}
+
+/* The first may give up; whoever comes then does not wait for it again. */
+static void
+test_a_mute_mirror_costs_one_open(void **state)
+{
+	struct host *h = start(MIRRORED);
+	uint64_t id;
+
+	(void)state;
+	h->net.mirror_held = true;
+	id = host_open_begin(h, base->name, CTL_RUNG(CHUNK), false);
+	until_count(h, &h->counts.of_mirror, 1, "a request to the mirror");
+	ahead(h, 11 * 1000);
+	host_wait(h, id);
+	host_open(h, base->name, CTL_RUNG(CHUNK), false);
+	assert_int_equal(h->counts.of_mirror, 1);
+	host_free(h);
+}
+
+/* ---- a full store ---- */
+
+static void
+test_an_outage_ends_though_nothing_can_be_kept(void **state)
+{
+	struct host *h = start(SMALL);
+	struct host_device *dev = attach(h, large->name);
+	struct host_read *r;
+
+	(void)state;
+	for (uint64_t i = 0; i < 24; i++)
+		assert_int_equal(host_read(dev, i * MIB, MIB), 0);
+	assert_true(host_logged(h, "reads go on, each from the network"));
+	h->net.state = NET_OFF;
+	r = host_read_begin(dev, 40 * MIB, 64 * KIB);
+	until(h, is_stalled, h, "the outage");
+	assert_true(host_inspect(h, &large->layout).stalled_since > 0);
+	h->net.state = NET_ON;
+	assert_int_equal(host_read_end(r), 0);
+	until(h, is_recovered, h, "the end of the outage");
+	assert_int_equal(host_inspect(h, &large->layout).stalled_since, 0);
+	host_free(h);
+}
+
+int
+main(int argc, char **argv)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(
+		    test_a_pull_is_told_of_a_chunk_that_stays_wrong),
+		cmocka_unit_test(
+		    test_a_wrong_chunk_is_not_asked_for_with_every_read),
+		cmocka_unit_test(
+		    test_reads_go_on_while_another_image_is_absent),
+		cmocka_unit_test(
+		    test_a_pull_is_told_that_the_registry_denies_it),
+		cmocka_unit_test(
+		    test_an_index_of_another_size_at_a_mirror_is_asked_for_elsewhere),
+		cmocka_unit_test(
+		    test_reads_end_after_their_layout_moved_to_another_registry),
+		cmocka_unit_test(test_a_mute_mirror_costs_one_open),
+		cmocka_unit_test(
+		    test_an_outage_ends_though_nothing_can_be_kept),
+	};
+
+	if (argc > 1)
+		cmocka_set_test_filter(argv[1]);
+	return cmocka_run_group_tests(tests, publish, unpublish);
+}
