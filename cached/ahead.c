@@ -94,7 +94,9 @@ widen(struct ahead *a, struct stream *s, uint64_t end)
 void
 ahead_read(struct ahead *a, struct layout *l, uint64_t offset, uint64_t len)
 {
-	uint64_t end = offset + len, to;
+	/* All of its last chunk comes: what follows is missed behind that. */
+	struct extent last = layout_extent(l, offset + len - 1);
+	uint64_t end = last.offset + last.length, to;
 	struct stream *s;
 
 	if (a->most == 0)

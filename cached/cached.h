@@ -7,7 +7,7 @@
  *	layout.c -> file.c		what a device is made of; data files and
  *	   |          presence.c	what the disk says of them
  *	   |        catalog.c		which chunk lies in which file
- *	fill.c ---> fetch.c source.c	a chunk on its way from the network
+ *	fill.c ---> fetch.c transfer.c source.c	a chunk on its way
  *	   |   ahead.c  work.c		reads to come; hashing, writing
  *	device.c outage.c		maps, reads that wait, scratch
  *	sync.c				data first, then its records
@@ -29,6 +29,7 @@
 
 #include "base/conf.h"
 #include "base/digest.h"
+#include "cached/source.h"
 #include "image/index.h"
 #include "image/ref.h"
 #include "ipc/ipc.h"
@@ -332,108 +333,6 @@ bool catalog_find(const struct digest *sum, const struct file *own,
     struct file **f, uint32_t *chunk);
 uint64_t catalog_bytes(void);	/* its memory */
 
-/* ---- source.c: where bytes can be had; pure ---- */
-
-#define SOURCES_MAX	(CONF_MIRRORS + 1)
-#define LATENCIES	64	/* samples that a quantile is taken of */
-
-struct registry;
-
-struct source {
-	struct registry *registry;
-	char *mirror;		/* its URL; "": the registry itself */
-	bool trusted;		/* with what no hash will check */
-
-	/* health */
-	unsigned failures;	/* in a row; 0: it is up */
-	unsigned wrong;		/* how often its bytes were, in all */
-	unsigned lies;		/* and in a row, of the registry itself */
-	uint64_t next_try;	/* monotonic ms, while it is not up */
-	uint64_t shunned;	/* until then: it asked for that, or lied */
-	uint64_t probing;	/* id of a Stat that asks whether it is back */
-	uint64_t asked;		/* monotonic ms: its last answer */
-	unsigned in_flight;	/* transfers, of all classes */
-
-	/* the path to it, see source_window() */
-	uint64_t rtt_us;	/* smoothed */
-	uint64_t least_us, old_least_us;	/* to a first chunk */
-	uint64_t rate, old_rate;	/* bytes a second */
-	uint64_t least_epoch, rate_epoch;	/* monotonic ms */
-	uint64_t startup_rate;
-	uint64_t round_end;	/* in bytes delivered */
-	unsigned rounds;
-	uint64_t delivered;	/* bytes, in all */
-	uint64_t outstanding;	/* bytes of lower classes, asked for */
-
-	uint32_t latency[LATENCIES];	/* us, of demand: to a first chunk */
-	size_t n_latency;
-};
-
-struct registry {
-	TAILQ_ENTRY(registry) entry;
-	char host[REF_HOST_MAX + 1];
-	struct source sources[SOURCES_MAX];	/* in order, itself last */
-	unsigned n_sources;
-	unsigned max_requests, in_flight;	/* of demand */
-	double hedges;		/* that may be sent now */
-	uint64_t n_demand, n_hedges;	/* in the life of this cached */
-};
-
-/* What is asked for. */
-struct source_ask {
-	bool checked;		/* a hash will tell whether it is right */
-	const uint64_t *skip_until;	/* by source, monotonic ms; or NULL */
-	const struct source *but;	/* another one than this; or NULL */
-	uint64_t now;		/* monotonic ms */
-};
-
-/* The registry of a host, made at first sight: never NULL, never freed. */
-struct registry *registry_get(const char *host);
-struct registry *registry_next(const struct registry *r); /* NULL: first */
-void registry_retry(struct registry *r);	/* at once: something changed */
-const char *source_name(const struct source *s);
-/* Whom to ask: one that is up, else one whose turn it is to be tried, with one
- * request; else NULL, and *again (ms) is when to ask again. */
-struct source *source_choose(struct registry *r, const struct source_ask *ask,
-    uint64_t *again);
-/* One that should be asked for a byte, since another one serves meanwhile. */
-struct source *source_probe(struct registry *r, uint64_t now);
-bool source_up(const struct source *s);
-bool source_is_mirror(const struct source *s);
-void source_answered(struct source *s, uint64_t rtt_us, uint64_t now);
-void source_failed(struct source *s, uint32_t retry_after_s, uint64_t now);
-void source_wrong(struct source *s, uint64_t now);
-/* The same of a registry itself, which nobody can replace: it is down when it
- * has done so a few times in a row; a right chunk ends that. */
-void source_lied(struct source *s, uint64_t now);
-void source_right(struct source *s);
-uint64_t source_backoff_ms(unsigned failures);	/* > 0; jittered */
-/* A transfer is over: `delivered` was `since` when it was sent, so long ago;
- * full: the window was. */
-void source_delivered(struct source *s, uint64_t since, uint64_t us,
-    bool full, uint64_t now);
-/* Bytes that all classes below demand may have asked for and not received: the
- * rate x the least round trip and a fifth more, or what our own processes may
- * take where that is more. */
-uint64_t source_window(const struct source *s);
-uint64_t source_rate(const struct source *s);	/* bytes a second; 0: unknown */
-/* A first chunk took so long; one of demand that takes longer than the second
- * number is worth a second request. */
-void source_latency(struct source *s, uint64_t us, bool demand, uint64_t now);
-uint64_t source_hedge_us(const struct source *s);
-/* A demand request is sent, of which so many in a hundred may be sent twice;
- * may one be now? */
-void registry_asked(struct registry *r, unsigned percent);
-bool registry_hedge(struct registry *r);
-
-/* A limit of bytes a second, with a quarter of a second saved. */
-struct bucket {
-	double bytes;
-	uint64_t at;		/* monotonic ms */
-};
-uint64_t bucket_wait_ms(struct bucket *b, uint64_t rate, uint64_t now);
-void bucket_take(struct bucket *b, uint64_t bytes);
-
 /* ---- layout.c: what a device is made of ---- */
 
 #define LEANS_MAX	128	/* other files that one layout uses; < MAP_SLOTS */
@@ -493,7 +392,7 @@ struct layout {
 	struct fill **fills;	/* by chunk; NULL: none under way */
 	uint64_t n_fills;
 	struct fills queues[2];	/* of demand and readahead, first come */
-	uint64_t turn;		/* id of its last request, or its own */
+	TAILQ_ENTRY(layout) turn;	/* served longest ago: first */
 	uint64_t skip_until[SOURCES_MAX];	/* sources without its blob */
 	unsigned refusals;	/* of its registry, in a row */
 	uint64_t full_until;	/* monotonic ms: what was fetched had no room */
@@ -617,7 +516,7 @@ struct fill {
 	void (*imported)(void *arg, int result);	/* at its end */
 	void *import_arg;
 	struct transfer *transfers[2];	/* that bring it; the second hedges */
-	struct source *from;	/* who sent its bytes */
+	struct source *from;	/* who sent its bytes; held */
 	struct place place;	/* CHECK: what is checked, and its state then */
 	enum chunk_state was;
 	struct chunk_job job;
@@ -640,7 +539,8 @@ int fill_adopt(struct layout *l, uint32_t chunk);
 void waiter_leave(struct waiter *w);
 
 /* From fetch.c: the chunk's bytes (taken), or no transfer brings it now. */
-void fill_data(struct fill *fill, uint8_t *buf, size_t len);
+void fill_data(struct fill *fill, struct source *from, uint8_t *buf,
+    size_t len);
 void fill_requeue(struct fill *fill);
 /* A background fill for an absent chunk without one, in a transfer's hands. */
 struct fill *fill_background(struct layout *l, uint32_t chunk,
@@ -656,28 +556,36 @@ size_t fill_keeping(void);	/* chunks received, not yet written */
 /* There may be room again. */
 void fill_room(void);
 
-/* ---- fetch.c ---- */
+/* ---- fetch.c: which range is asked for next, of whom ---- */
 
+void fetch_pump(void);			/* start what may be started */
 void fetch_queue(struct fill *fill, enum fetch_class class);
 void fetch_unqueue(struct fill *fill);
-/* Its last waiter left, or nobody pulls the layout: cancel what is on its way
- * and far from its end. */
-void fetch_unwanted(struct layout *l);
-void fetch_pump(void);			/* start what may be started */
-void fetch_link_up(void);
-void fetch_link_down(void);
-uint64_t fetch_new_id(void);
-/* A chunk's bytes were wrong: ask somebody else, or wait before it is asked for
- * again. */
-void fetch_distrust(struct fill *fill);
+/* A layout that may be fetched from now on; not any more. */
+void fetch_layout_new(struct layout *l);
+void fetch_layout_gone(struct layout *l);
 /* What kept this host from answering may have changed: don't wait. */
 void fetch_retry(const char *host);
 /* Whom an Open's step asks: a mirror, or the registry itself, which is asked
  * even while it is down, since a client waits. */
 struct source *fetch_source(const char *host, bool checked,
     const uint64_t *skip_until);
-/* How a request to a mirror went; its bytes were wrong. */
+
+/* ---- transfer.c: what became of a request ---- */
+
+void fetch_link_up(void);
+void fetch_link_down(void);
+uint64_t fetch_new_id(void);
+/* Its last waiter left, or nobody pulls the layout: cancel what is on its way
+ * and far from its end. */
+void fetch_unwanted(struct layout *l);
+/* A chunk's bytes were wrong: ask somebody else, or wait before it is asked for
+ * again. */
+void fetch_distrust(struct fill *fill);
+/* How a request went; it was answered (rtt 0: not measured); its bytes were
+ * wrong. */
 void fetch_outcome(struct source *s, const Suite__FetchDone *done);
+void fetch_answered(struct source *s, uint64_t rtt_us);
 void fetch_wrong(struct source *s, const char *why);
 /* fetcherd does not keep to the protocol: its parent ends it. */
 void fetch_broken(void);
@@ -889,7 +797,7 @@ struct open {
 	TAILQ_ENTRY(open) entry;
 	uint64_t id;		/* control's */
 	uint64_t fetch_id;	/* of fetcherd's request under way; 0: none */
-	struct source *source;	/* who was asked, or sent something, */
+	struct source *source;	/* who was asked, or sent something; held, */
 	uint64_t asked_at;	/* and when: monotonic ms */
 	uint64_t skip_until[SOURCES_MAX];	/* who is not asked again */
 	enum open_step step;

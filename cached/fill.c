@@ -78,6 +78,7 @@ fill_free(struct fill *f)
 	fetch_unqueue(f);
 	fill_detach(f);
 	free(f->job.buf);
+	source_drop(f->from);
 	if (layout_state(l, f->chunk) == CHUNK_ABSENT &&
 	    f->chunk < l->pull_next && !f->refused)
 		l->pull_next = f->chunk;	/* a pull wants it still */
@@ -505,10 +506,13 @@ keep(struct fill *f, unsigned flags)
 }
 
 void
-fill_data(struct fill *f, uint8_t *buf, size_t len)
+fill_data(struct fill *f, struct source *from, uint8_t *buf, size_t len)
 {
 	assert(f->state == FILL_FETCH);
 	f->transfers[0] = f->transfers[1] = NULL;
+	source_hold(from);
+	source_drop(f->from);
+	f->from = from;
 	f->job.buf = buf;
 	f->job.len = len;
 	keeping++;

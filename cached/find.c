@@ -147,7 +147,9 @@ find_begin(struct open *o)
 	o->fetch_id = fetch_new_id();
 	if (!fetcherd_link)
 		return;		/* open_resend() */
+	source_drop(o->source);
 	o->source = fetch_source(o->image.host, is_checked(o), o->skip_until);
+	source_hold(o->source);
 	source.host = o->image.host;
 	source.repo = o->image.repo;
 	source.mirror = o->source->mirror;
@@ -668,8 +670,10 @@ on_manifest(void *owner, struct ipc_link *link, struct ipc_message *msg)
 	(void)owner;
 	(void)link;
 	if (o && (o->step == STEP_RESOLVE || o->step == STEP_PLATFORM ||
-	    o->step == STEP_ARTIFACT))
+	    o->step == STEP_ARTIFACT)) {
+		fetch_answered(o->source, 0);
 		got_manifest(o, msg);
+	}
 }
 
 void
@@ -679,8 +683,10 @@ on_blob_info(void *owner, struct ipc_link *link, struct ipc_message *msg)
 
 	(void)owner;
 	(void)link;
-	if (o && (o->step == STEP_STAT || o->step == STEP_INDEX_SIZE))
+	if (o && (o->step == STEP_STAT || o->step == STEP_INDEX_SIZE)) {
+		fetch_answered(o->source, 0);
 		got_blob_info(o, msg->body);
+	}
 }
 
 void

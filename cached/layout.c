@@ -509,13 +509,13 @@ layout_get(const struct layout_spec *spec, struct layout **out)
 	TAILQ_INIT(&l->devices);
 	TAILQ_INIT(&l->queues[FETCH_DEMAND]);
 	TAILQ_INIT(&l->queues[FETCH_AHEAD]);
-	l->turn = fetch_new_id();
 	r = layout_load(l, spec);
 	if (r < 0) {
 		layout_free(l);
 		return r;
 	}
 	TAILQ_INSERT_TAIL(&layouts, l, entry);
+	fetch_layout_new(l);
 	finish_check(l);
 	*out = l;
 	return 0;
@@ -532,6 +532,7 @@ layout_put(struct layout *l)
 		return;
 	}
 	TAILQ_REMOVE(&layouts, l, entry);
+	fetch_layout_gone(l);
 	layout_free(l);
 	room_changed();
 }

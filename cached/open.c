@@ -61,6 +61,7 @@ open_free(struct open *o)
 	if (o->layout && o->step == STEP_FILL)
 		open_pull_left(o->layout);
 	layout_put(o->layout);
+	source_drop(o->source);
 	free(o->manifest);
 	free(o->index);
 	free(o);

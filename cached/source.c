@@ -11,11 +11,11 @@
  * However many reads wait, a source that is not UP sees one request at a time,
  * after each wait; while another one serves, that is a question for one byte,
  * which nobody waits for.  The first of those that are UP is asked, unless it
- * answers much slower than a later one.
+ * answers much slower than a later mirror.
  *
  * The path to a source is measured as BBR does (Cardwell et al., "BBR:
- * Congestion-Based Congestion Control", 2016): its least round trip and its
- * greatest rate of late; what is between them is how much fits on the way.
+ * Congestion-Based Congestion Control", 2016): the least time to a first chunk
+ * and the greatest rate, of late; their product is how much fits on the way.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -46,8 +46,10 @@
 #define HEDGE_LEAST_US		20000
 #define HEDGE_BLIND_US		2000000	/* before there are samples enough */
 #define HEDGE_SAMPLES		16
+#define REGISTRIES_KEPT		64	/* what is known of them, unused ones too */
 
 static TAILQ_HEAD(, registry) registries = TAILQ_HEAD_INITIALIZER(registries);
+static unsigned n_registries;
 
 /* ---- which there are ---- */
 
@@ -63,27 +65,79 @@ source_add(struct registry *r, const char *mirror, bool trusted)
 	s->trusted = trusted;
 }
 
-struct registry *
-registry_get(const char *host)
+static struct registry *
+registry_new(const char *host)
 {
-	const struct conf_registry *known;
-	struct registry *r;
+	const struct conf_registry *known = conf ? conf_registry(conf, host) :
+	    NULL;
+	struct registry *r = calloc(1, sizeof(*r));
 
-	TAILQ_FOREACH(r, &registries, entry)
-		if (strcmp(r->host, host) == 0)
-			return r;
-	r = calloc(1, sizeof(*r));
 	if (!r)
 		log_die("no memory for a registry");
 	snprintf(r->host, sizeof(r->host), "%s", host);
-	known = conf ? conf_registry(conf, host) : NULL;
 	for (size_t i = 0; known && i < known->n_mirrors; i++)
 		source_add(r, known->mirrors[i], known->trust_mirrors);
 	source_add(r, "", true);
 	r->max_requests = known ? known->max_requests : CONF_REQUESTS;
 	r->hedges = 1;
+	n_registries++;
+	return r;
+}
+
+static void
+registry_free(struct registry *r)
+{
+	TAILQ_REMOVE(&registries, r, entry);
+	n_registries--;
+	for (unsigned i = 0; i < r->n_sources; i++)
+		free(r->sources[i].mirror);
+	free(r);
+}
+
+/* Clients name hosts: those that nobody uses are forgotten some day, first who
+ * was not asked for longest. */
+static void
+forget_some(void)
+{
+	struct registry *r, *next;
+
+	for (r = TAILQ_FIRST(&registries); r && n_registries > REGISTRIES_KEPT;
+	    r = next) {
+		next = TAILQ_NEXT(r, entry);
+		if (r->refs == 0)
+			registry_free(r);
+	}
+}
+
+struct registry *
+registry_get(const char *host)
+{
+	struct registry *r;
+
+	TAILQ_FOREACH(r, &registries, entry)
+		if (strcmp(r->host, host) == 0)
+			break;
+	if (r)
+		TAILQ_REMOVE(&registries, r, entry);
+	else {
+		forget_some();
+		r = registry_new(host);
+	}
 	TAILQ_INSERT_TAIL(&registries, r, entry);
 	return r;
+}
+
+void
+source_hold(struct source *s)
+{
+	s->registry->refs++;
+}
+
+void
+source_drop(struct source *s)
+{
+	if (s)
+		s->registry->refs--;
 }
 
 struct registry *
@@ -113,7 +167,7 @@ jittered(uint64_t ms)
 static uint64_t
 doubled(uint64_t first, unsigned times, uint64_t most)
 {
-	while (--times > 0 && first < most)
+	for (; times > 1 && first < most; times--)
 		first *= 2;
 	return first < most ? first : most;
 }
@@ -149,8 +203,8 @@ source_wrong(struct source *s, uint64_t now)
 	s->failures++;
 	if (s->wrong == 0 || now >= s->shunned)
 		s->wrong++;
-	s->shunned = s->next_try = now + jittered(doubled(WRONG_FIRST_MS,
-	    s->wrong, WRONG_MAX_MS));
+	s->banned = s->shunned = s->next_try = now +
+	    jittered(doubled(WRONG_FIRST_MS, s->wrong, WRONG_MAX_MS));
 }
 
 void
@@ -184,10 +238,11 @@ source_answered(struct source *s, uint64_t rtt_us, uint64_t now)
 }
 
 void
-registry_retry(struct registry *r)
+registry_retry(struct registry *r, uint64_t now)
 {
 	for (unsigned i = 0; i < r->n_sources; i++)
-		r->sources[i].next_try = r->sources[i].shunned = 0;
+		if (now >= r->sources[i].banned)
+			r->sources[i].next_try = r->sources[i].shunned = 0;
 }
 
 bool
@@ -212,20 +267,21 @@ too_slow(const struct source *s, const struct source *later)
 	    s->rtt_us > later->rtt_us * SLOW_FACTOR;
 }
 
-static bool
-may_serve(const struct source *s, const struct source_ask *ask)
-{
-	return (s->trusted || ask->checked) && s != ask->but &&
-	    !(ask->skip_until && ask->skip_until[s -
-	    s->registry->sources] > ask->now);
-}
-
-/* When one that is only skipped may be asked again; 0: it is not that. */
+/* When may it be asked that?  0: now, as far as its health allows; UINT64_MAX:
+ * never. */
 static uint64_t
-skipped_until(const struct source *s, const struct source_ask *ask)
+may_serve_at(const struct source *s, const struct source_ask *ask)
 {
-	return ask->skip_until && s != ask->but && (s->trusted ||
-	    ask->checked) ? ask->skip_until[s - s->registry->sources] : 0;
+	uint64_t until = ask->skip_until ?
+	    ask->skip_until[s - s->registry->sources] : 0;
+
+	if (s == ask->but || (!s->trusted && !ask->checked))
+		return UINT64_MAX;
+	if (until <= ask->now)
+		until = 0;
+	if (!source_up(s) && s->next_try > ask->now && s->next_try > until)
+		until = s->next_try;
+	return until;
 }
 
 struct source *
@@ -237,20 +293,13 @@ source_choose(struct registry *r, const struct source_ask *ask,
 	*again = UINT64_MAX;
 	for (unsigned i = 0; i < r->n_sources; i++) {
 		struct source *s = &r->sources[i];
+		uint64_t at = may_serve_at(s, ask);
 
-		if (!may_serve(s, ask)) {
-			uint64_t until = skipped_until(s, ask);
-
-			if (until > ask->now && until < *again)
-				*again = until;
-			continue;
-		}
-		if (source_up(s) && (!best || too_slow(best, s)))
+		if (at > 0)
+			*again = at < *again ? at : *again;
+		else if (source_up(s) && (!best || too_slow(best, s)))
 			best = s;
-		else if (!source_up(s) && ask->now < s->next_try) {
-			if (s->next_try < *again)
-				*again = s->next_try;
-		} else if (!source_up(s) && s->in_flight == 0 && !due)
+		else if (!source_up(s) && s->in_flight == 0 && !due)
 			due = s;
 	}
 	return best ? best : due;
@@ -350,6 +399,30 @@ source_window(const struct source *s)
 
 /* ---- hedges ---- */
 
+static int
+by_value(const void *a, const void *b)
+{
+	uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+
+	return x < y ? -1 : x > y;
+}
+
+/* Beyond what nineteen of twenty take, and well beyond what half do. */
+static uint64_t
+hedge_delay(const struct source *s)
+{
+	size_t n = s->n_latency < LATENCIES ? s->n_latency : LATENCIES;
+	uint32_t sorted[LATENCIES];
+	uint64_t us;
+
+	if (n < HEDGE_SAMPLES)
+		return HEDGE_BLIND_US;
+	memcpy(sorted, s->latency, n * sizeof(*sorted));
+	qsort(sorted, n, sizeof(*sorted), by_value);
+	us = greater(sorted[n * 19 / 20], sorted[n / 2] * 2ULL);
+	return greater(us, HEDGE_LEAST_US);
+}
+
 void
 source_latency(struct source *s, uint64_t us, bool demand, uint64_t now)
 {
@@ -363,35 +436,19 @@ source_latency(struct source *s, uint64_t us, bool demand, uint64_t now)
 		return;
 	s->latency[s->n_latency++ % LATENCIES] = (uint32_t)(us < UINT32_MAX ?
 	    us : UINT32_MAX);
-}
-
-static int
-by_value(const void *a, const void *b)
-{
-	uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
-
-	return x < y ? -1 : x > y;
+	s->hedge_us = hedge_delay(s);
 }
 
 uint64_t
 source_hedge_us(const struct source *s)
 {
-	size_t n = s->n_latency < LATENCIES ? s->n_latency : LATENCIES;
-	uint32_t sorted[LATENCIES];
-	uint64_t us;
-
-	if (n < HEDGE_SAMPLES)
-		return HEDGE_BLIND_US;
-	memcpy(sorted, s->latency, n * sizeof(*sorted));
-	qsort(sorted, n, sizeof(*sorted), by_value);
-	/* Beyond what nineteen of twenty take, and well beyond what half do. */
-	us = greater(sorted[n * 19 / 20], sorted[n / 2] * 2ULL);
-	return greater(us, HEDGE_LEAST_US);
+	return s->hedge_us ? s->hedge_us : HEDGE_BLIND_US;
 }
 
 void
 registry_asked(struct registry *r, unsigned percent)
 {
+	r->n_demand++;
 	r->hedges += percent / 100.0;
 	if (r->hedges > HEDGES_SAVED)
 		r->hedges = HEDGES_SAVED;
@@ -403,6 +460,7 @@ registry_hedge(struct registry *r)
 	if (r->hedges < 1)
 		return false;
 	r->hedges--;
+	r->n_hedges++;
 	return true;
 }
 

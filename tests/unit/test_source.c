@@ -124,8 +124,47 @@ test_retry_after_is_honoured_and_bounded(void **state)
 	assert_ptr_equal(choose(r, true), s);
 	source_failed(s, 300, clock_ms);
 	assert_null(choose(r, true));
-	registry_retry(r);	/* new credentials */
+	registry_retry(r, clock_ms);	/* new credentials */
 	assert_ptr_equal(choose(r, true), s);
+}
+
+static void
+test_new_credentials_do_not_pardon_a_liar(void **state)
+{
+	struct registry *r = registry(MIRRORS);
+
+	(void)state;
+	source_wrong(&r->sources[0], clock_ms);
+	source_failed(&r->sources[1], 30, clock_ms);
+	registry_retry(r, clock_ms);
+	assert_ptr_not_equal(choose(r, true), &r->sources[0]);
+	source_answered(&r->sources[1], 20 * MS, clock_ms);
+	assert_ptr_equal(choose(r, true), &r->sources[1]);
+	clock_ms += 60 * SECOND;
+	registry_retry(r, clock_ms);
+	answers(&r->sources[0], 20 * MS);
+	assert_ptr_equal(choose(r, true), &r->sources[0]);
+}
+
+static void
+test_registries_that_nobody_uses_are_forgotten(void **state)
+{
+	struct registry *held = registry(MIRRORS);
+	unsigned n = 0;
+	char host[32];
+
+	(void)state;
+	source_hold(&held->sources[1]);
+	for (unsigned i = 0; i < 1000; i++) {
+		snprintf(host, sizeof(host), "many%u.test", i);
+		assert_string_equal(registry_get(host)->host, host);
+	}
+	for (struct registry *r = registry_next(NULL); r;
+	    r = registry_next(r))
+		n++;
+	assert_in_range(n, 1, 100);
+	assert_ptr_equal(registry_get(held->host), held);
+	source_drop(&held->sources[1]);
 }
 
 /* What was asked before a source said so ends well after it. */
@@ -409,6 +448,9 @@ main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_attempts_of_an_outage_are_bounded),
 		cmocka_unit_test(test_retry_after_is_honoured_and_bounded),
+		cmocka_unit_test(test_new_credentials_do_not_pardon_a_liar),
+		cmocka_unit_test(
+		    test_registries_that_nobody_uses_are_forgotten),
 		cmocka_unit_test(
 		    test_late_answers_end_no_wait_that_was_asked_for),
 		cmocka_unit_test(test_failures_at_once_are_one),

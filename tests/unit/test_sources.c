@@ -345,6 +345,80 @@ test_a_mute_mirror_costs_one_open(void **state)
 	host_free(h);
 }
 
+/* A hedge wins each time; that the mirror says nothing is noticed all the
+ * same. */
+static void
+test_a_mute_mirror_costs_one_read(void **state)
+{
+	struct host *h = start(MIRRORED);
+	struct host_device *dev = attach(h, base->name);
+	struct host_read *r;
+	unsigned asked;
+
+	(void)state;
+	h->net.mirror_held = true;
+	asked = h->counts.of_mirror;
+	r = host_read_begin(dev, 0, 64 * KIB);
+	until_count(h, &h->counts.of_mirror, asked + 1, "a fetch");
+	ahead(h, 3 * 1000);
+	assert_int_equal(host_read_end(r), 0);
+	assert_true(host_noticed(h, "state", "it does not answer"));
+	asked = h->counts.of_mirror;
+	assert_int_equal(host_read(dev, MIB, 64 * KIB), 0);
+	assert_in_range(h->counts.of_mirror - asked, 0, 1);	/* a probe */
+	host_free(h);
+}
+
+/* Reads that get EIO, or readers that go, before a source's time is over. */
+static void
+test_a_mute_mirror_is_noticed_though_nobody_waits_for_it(void **state)
+{
+	struct host *h = start(MIRRORED);
+	struct host_device *dev = attach(h, base->name);
+	unsigned asked = h->counts.of_mirror, cancels = h->counts.cancels;
+
+	(void)state;
+	h->net.mirror_held = true;
+	h->net.state = NET_HELD;
+	host_read_begin(dev, 0, 64 * KIB);
+	until_count(h, &h->counts.of_mirror, asked + 1, "a fetch");
+	ahead(h, 3 * 1000);
+	host_detach(dev);
+	until_count(h, &h->counts.cancels, cancels + 1, "a cancelled fetch");
+	assert_true(host_noticed(h, "state", "it does not answer"));
+	host_free(h);
+}
+
+/* ---- hedges ---- */
+
+/* The mirror says nothing more: who waits for what it was to bring is helped
+ * by the registry, whatever it was asked for. */
+static void
+test_a_read_that_joined_readahead_is_hedged(void **state)
+{
+	struct host *h = start(MIRRORED);
+	struct host_device *dev = attach(h, large->name);
+	struct host_read *demand, *joined[8];
+	unsigned asked;
+
+	(void)state;
+	for (uint64_t i = 0; i < 60; i++)	/* samples, and hedges saved */
+		assert_int_equal(host_read(dev, i * 37 % 61 * MIB, 4 * KIB),
+		    0);
+	assert_int_equal(host_read(dev, 62 * MIB, 256 * KIB), 0);
+	h->net.mirror_held = true;
+	asked = h->counts.of_mirror;
+	demand = host_read_begin(dev, 62 * MIB + 256 * KIB, 512 * KIB);
+	until_count(h, &h->counts.of_mirror, asked + 2, "readahead");
+	for (uint64_t i = 0; i < 8; i++)	/* what is read ahead at least */
+		joined[i] = host_read_begin(dev, 62 * MIB + (768 + i * 16) *
+		    KIB, 4 * KIB);
+	assert_int_equal(host_read_end(demand), 0);
+	for (uint64_t i = 0; i < 8; i++)
+		assert_int_equal(host_read_end(joined[i]), 0);
+	host_free(h);
+}
+
 /* ---- a full store ---- */
 
 static void
@@ -386,6 +460,10 @@ main(int argc, char **argv)
 		cmocka_unit_test(
 		    test_reads_end_after_their_layout_moved_to_another_registry),
 		cmocka_unit_test(test_a_mute_mirror_costs_one_open),
+		cmocka_unit_test(test_a_mute_mirror_costs_one_read),
+		cmocka_unit_test(
+		    test_a_mute_mirror_is_noticed_though_nobody_waits_for_it),
+		cmocka_unit_test(test_a_read_that_joined_readahead_is_hedged),
 		cmocka_unit_test(
 		    test_an_outage_ends_though_nothing_can_be_kept),
 	};
