@@ -121,8 +121,8 @@ reads_PKGS := libnbd
 # Unit tests: each with the files it is about.  Some include the file under
 # test, others play the neighbours of a whole program.
 UNIT := test_base test_conf test_ref test_manifest test_index test_cut \
-	test_presence test_catalog test_source test_disk test_replay test_store \
-	test_store_faults test_power test_names \
+	test_presence test_catalog test_source test_ahead test_disk \
+	test_replay test_store test_store_faults test_power test_names \
 	test_attachments test_control test_devd test_stream test_ipc test_policy test_nbd_proto \
 	test_io test_fetch_head test_fetch_guard test_fetch_secret \
 	test_fetch_referrers test_fetch_proxy test_fetch_daemon test_fetch_login \
@@ -137,6 +137,7 @@ test_index_SRC := image/index.c $(BASE)
 test_cut_SRC := image/cut.c $(BASE)
 test_cut_PKGS := libxxhash
 test_presence_SRC := cached/presence.c $(BASE)
+test_ahead_SRC := cached/ahead.c $(BASE)
 test_source_SRC := cached/source.c $(BASE)
 test_catalog_SRC := cached/catalog.c $(BASE)
 test_disk_SRC := $(DISK) $(POLICY) $(BASE)

@@ -1,23 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * Readahead.  What a device reads from its map is not seen here, only what it
- * misses; so of what is asked for ahead one chunk is marked: it is kept but not
- * published, and the read that comes to it tells that a reader is there.
+ * misses; so of what is asked for ahead a chunk is marked now and then: it is
+ * kept but not published, and the read that comes to it tells that a reader is
+ * there.
  *
- *	stream:   |--was read--|next|--asked for-----[mark]--------|end
- *	                             a read at the mark: twice as much
+ *	stream:   |--was read--|next|-[mark]-|grow|-[mark]---[mark]-|end
+ *	                               |     a read behind it: a larger window
+ *	                               +-- asks for more, to `next` + window
  *
  * A window begins where two reads follow another one, or a large one does (a
- * random reader comes near himself now and then), doubles when half of it is
- * read, up to the device's most, which shrinks when a stream is given
- * up before its mark was read.  (A guest's kernel reads ahead by itself, Linux
- * 7.x up to 8 MiB; those are large reads here, and the same stream.)
+ * random reader comes near himself now and then), and grows each time that all
+ * is read that was asked for before it last grew: up to the device's most,
+ * which shrinks when a stream is given up, and grows with one that is twice as
+ * long.  (A guest's kernel reads ahead by itself, Linux 7.x up to 8 MiB; those
+ * are large reads here, and the same stream.)
  */
 #include "cached/cached.h"
 
 #define WINDOW_FIRST	(128 * 1024)	/* bytes */
 #define WINDOW_LEAST	(256 * 1024)	/* the least `most` */
 #define WINDOW_MAX	(32 * 1024 * 1024)	/* 100 ms at 1 Gbit/s, twice */
+#define GROW		2	/* times */
+#define GROW_LONG	4	/* the same of a long stream, */
+#define LONG		(1024 * 1024)	/* who has read so much */
+#define MARKS		8	/* of a window; the least to be asked for */
 #define NEAR		(128 * 1024)	/* reads of one stream overtake each other */
 #define FOLLOW_LEAST	2	/* reads that follow, before it is a stream */
 #define FOLLOW_LARGE	(128 * 1024)	/* a read of so much counts for them all */
@@ -28,22 +35,23 @@ minus(uint64_t a, uint64_t b)
 	return a > b ? a - b : 0;
 }
 
-/* Does a read there go on with it? */
+/* Does a read there belong to it?  What may be none yet must be close. */
 static bool
-follows(const struct stream *s, uint64_t offset)
+is_near(const struct stream *s, uint64_t offset, uint64_t len)
 {
-	return offset >= minus(s->next, NEAR) && offset <= s->end + NEAR;
+	return offset >= minus(s->next, NEAR) &&
+	    offset <= s->end + (s->window > 0 ? NEAR : len);
 }
 
 static struct stream *
-stream_of(struct ahead *a, uint64_t offset)
+stream_of(struct ahead *a, uint64_t offset, uint64_t len)
 {
 	struct stream *oldest = &a->streams[0];
 
 	for (int i = 0; i < STREAMS; i++) {
 		struct stream *s = &a->streams[i];
 
-		if (s->used && follows(s, offset))
+		if (s->used && is_near(s, offset, len))
 			return s;
 		if (s->used < oldest->used)
 			oldest = s;
@@ -51,67 +59,70 @@ stream_of(struct ahead *a, uint64_t offset)
 	/* What was asked for in vain was too much. */
 	if (oldest->end > oldest->next && a->most / 2 >= WINDOW_LEAST)
 		a->most /= 2;
-	*oldest = (struct stream){ .next = offset, .end = offset };
+	*oldest = (struct stream){ .begin = offset, .next = offset,
+		.end = offset };
 	return oldest;
 }
 
-/* Ask for what is absent in [from, to), marked in its middle; no further than
- * what is present.  Where it ended. */
-static uint64_t
-ask(struct layout *l, uint64_t from, uint64_t to)
+/* Ask for what is absent from its end to there, with marks; no further than
+ * what is present. */
+static void
+ask(struct stream *s, struct layout *l, uint64_t to)
 {
-	uint64_t middle = from + (to - from) / 2;
-	bool marked = false;
-
-	while (from < to) {
-		struct extent e = layout_extent(l, from);
-		bool mark = !marked && e.offset + e.length > middle;
+	while (s->end < to) {
+		struct extent e = layout_extent(l, s->end);
+		bool mark = e.offset >= s->mark;
 
 		if (e.chunk != NO_CHUNK) {
 			if (layout_state(l, e.chunk) != CHUNK_ABSENT)
 				break;
 			if (fill_ahead(l, e.chunk, mark) && mark)
-				marked = true;
+				s->mark = e.offset + s->window / MARKS;
 		}
-		from = e.offset + e.length;
+		s->end = e.offset + e.length;
 	}
-	return from;
 }
 
-/* Twice as much, when half of what was asked for is read. */
 static void
-widen(struct ahead *a, struct stream *s, uint64_t end)
+widen(struct ahead *a, struct stream *s)
 {
-	if (s->window > 0 && end + s->window / 2 < s->end)
+	s->grow = s->end;
+	if (s->window == 0)
+		s->window = WINDOW_FIRST;
+	else
+		s->window *= s->next - s->begin < LONG ? GROW : GROW_LONG;
+	if (s->window <= a->most)
 		return;
-	s->window = s->window ? s->window * 2 : WINDOW_FIRST;
-	if (a->most < WINDOW_MAX && s->window > a->most)
-		a->most *= 2;	/* this one is of use */
-	if (s->window > a->most)
-		s->window = a->most;
+	/* Longer than those that were given up? */
+	if (a->most < WINDOW_MAX && s->next - s->begin > 2 * a->most)
+		a->most *= 2;
+	s->window = a->most;
 }
 
 void
 ahead_read(struct ahead *a, struct layout *l, uint64_t offset, uint64_t len)
 {
-	/* All of its last chunk comes: what follows is missed behind that. */
-	struct extent last = layout_extent(l, offset + len - 1);
-	uint64_t end = last.offset + last.length, to;
+	uint64_t end = offset + len < l->size ? offset + len : l->size, to;
+	struct extent last = layout_extent(l, end - 1);
 	struct stream *s;
 
+	/* All of its last chunk comes: what follows is missed behind that. */
+	end = last.offset + last.length;
 	if (a->most == 0)
 		a->most = WINDOW_MAX;
-	s = stream_of(a, offset);
-	if (s->used && (++s->follow >= FOLLOW_LEAST || len >= FOLLOW_LARGE))
-		widen(a, s, end);
+	s = stream_of(a, offset, len);
+	if (s->used && end > s->next)
+		s->follow += len < FOLLOW_LARGE ? 1 : FOLLOW_LEAST;
 	s->used = ++a->reads;
 	if (end > s->next)
 		s->next = end;
 	if (s->end < s->next)
 		s->end = s->next;
+	if (s->follow < FOLLOW_LEAST)
+		return;
+	if (s->window == 0 || s->next > s->grow)
+		widen(a, s);
 	to = s->next + s->window < l->size ? s->next + s->window : l->size;
-	/* In pieces of half a window, lest each read asks for a little. */
-	if (s->window > 0 && to > s->end && (to == l->size ||
-	    to - s->end >= s->window / 2))
-		s->end = ask(l, s->end, to);
+	if (to >= s->end + s->window / MARKS || to == l->size)
+		ask(s, l, to);
 }

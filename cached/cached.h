@@ -628,7 +628,10 @@ bool device_tick(void);		/* true: again */
 #define STREAMS	8	/* sequential readers of one device that are told apart */
 
 struct stream {
-	uint64_t next;		/* where it goes on, bytes */
+	uint64_t begin;		/* its first read, bytes */
+	uint64_t next;		/* where it goes on */
+	uint64_t mark;		/* the first chunk from there on is marked */
+	uint64_t grow;		/* a read behind that widens the window */
 	uint64_t end;		/* all before this was asked for */
 	uint64_t window;	/* bytes; 0: it may be no stream at all */
 	unsigned follow;	/* reads that went on with it */

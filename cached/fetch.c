@@ -249,10 +249,14 @@ rate_allows(enum fetch_class class)
 }
 
 uint64_t
-fetch_lower_room(const struct source *s, uint32_t chunk_length)
+fetch_lower_room(const struct source *s, enum fetch_class class,
+    uint32_t chunk_length)
 {
 	uint64_t window = source_window(s), range = window / LOWER_RANGES;
 
+	/* A reader who is next in turn is worth a deeper queue. */
+	if (class == FETCH_AHEAD)
+		window += window / 4;
 	if (range < chunk_length)
 		range = chunk_length;
 	return s->outstanding == 0 || s->outstanding + range <= window ?
@@ -416,7 +420,7 @@ start_lower(struct layout *l, uint32_t first, enum fetch_class class)
 
 	if (!s || !rate_allows(class))
 		return false;
-	most = fetch_lower_room(s, stored_at(l, first).length);
+	most = fetch_lower_room(s, class, stored_at(l, first).length);
 	if (most == 0)
 		return false;
 	t = transfer_new(l, s, first, class);

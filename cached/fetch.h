@@ -64,7 +64,8 @@ void fetch_look_again(uint64_t when);
 /* Would nobody else serve this layout now? */
 bool fetch_is_alone(const struct layout *l, const struct source *s);
 /* How much may classes below demand ask for at once; 0: nothing now. */
-uint64_t fetch_lower_room(const struct source *s, uint32_t chunk_length);
+uint64_t fetch_lower_room(const struct source *s, enum fetch_class class,
+    uint32_t chunk_length);
 /* It was served just now: others come first. */
 void fetch_turn(struct layout *l);
 /* So many bytes are asked for: limits of rate. */

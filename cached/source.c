@@ -41,7 +41,8 @@
 #define WINDOW_FIRST		(256 * 1024)	/* bytes, before anything is known */
 #define WINDOW_MAX		(16 * 1024 * 1024)
 #define HOPS_US			2000	/* that our own processes may take */
-#define STARTUP_ROUNDS		3	/* without a quarter more rate: it is known */
+#define STARTUP_GAIN		4
+#define STARTUP_ROUNDS		2	/* without a quarter more rate: it is known */
 #define HEDGES_SAVED		4	/* at most so many at once after a quiet time */
 #define HEDGE_LEAST_US		20000
 #define HEDGE_BLIND_US		2000000	/* before there are samples enough */
@@ -391,9 +392,9 @@ source_window(const struct source *s)
 		return WINDOW_FIRST;
 	rtt += greater(rtt / 5, HOPS_US);
 	window = source_rate(s) * rtt / 1000000;
-	/* Until the rate is known, twice of it finds out whether it is more. */
+	/* Until the rate is known, more of it finds out whether it is more. */
 	if (s->rounds <= STARTUP_ROUNDS)
-		window = greater(window * 2, WINDOW_FIRST);
+		window = greater(window * STARTUP_GAIN, WINDOW_FIRST);
 	return window < WINDOW_MAX ? window : WINDOW_MAX;
 }
 

@@ -217,7 +217,7 @@ transfer_send(struct transfer *t)
 	t->delivered = t->source->delivered;
 	if (t->class != FETCH_DEMAND && !t->plain) {
 		t->source->outstanding += t->length;
-		t->full = fetch_lower_room(t->source, 0) == 0;
+		t->full = fetch_lower_room(t->source, t->class, 0) == 0;
 	}
 	fetch_charge(t->class, m.length);
 	fetch_turn(l);
