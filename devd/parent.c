@@ -9,13 +9,12 @@
  *
  * Each line is a socketpair made here and handed to both ends, again after
  * every restart.  It also keeps what must outlive a child: the listening
- * sockets, the attachments files, each device's map and statistics, the
- * credentials that clients gave (credentials.c).  It reads nothing but
- * fixed-size structs of its children, and never opens, stats or reads what the
- * suite presents.
+ * sockets, the attachments files, each device's map and statistics
+ * (parent_device.c), the credentials that clients gave (credentials.c).  It
+ * reads nothing but fixed-size structs of its children, and never opens, stats
+ * or reads what the suite presents.
  */
 #define _GNU_SOURCE
-#include <sys/queue.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 
@@ -32,22 +31,11 @@
 
 #include "base/log.h"
 #include "base/own.h"
-#include "base/shm.h"
-#include "devd/devd.h"
+#include "devd/parent.h"
 
 #define STOP_WAIT_S	30	/* cached syncs what it has; then SIGKILL */
 #define START_RETRY_MS	1000	/* after fork itself failed */
 #define STORE_LOCK_WAIT_S 30	/* as long as a dying cached may take */
-
-struct device {
-	TAILQ_ENTRY(device) entry;
-	struct device_spec spec;
-	struct child worker;
-	int map, stats, listener;	/* -1: has none */
-	char path[SOCKET_PATH_MAX + 1];
-	bool announced;		/* control knows it as made */
-	bool ending;		/* gone when its worker is */
-};
 
 static struct event_base *base;
 static const struct places *places;
@@ -56,24 +44,19 @@ static int conf_fd, control_socket, store_dir, store_lock, state_fd[2];
 static char *store_path;	/* from the root, without links */
 static gid_t group;
 static bool stopping, announced_ready;
-static TAILQ_HEAD(, device) devices = TAILQ_HEAD_INITIALIZER(devices);
 
-static struct child control = { .peer = PEER_CONTROL, .program = "devd",
+struct child control = { .peer = PEER_CONTROL, .program = "devd",
 	.argument = "--control" };
-static struct child cached = { .peer = PEER_CACHED, .program = "cached" };
+struct child cached = { .peer = PEER_CACHED, .program = "cached" };
 static struct child fetcherd = { .peer = PEER_FETCHERD,
 	.program = "fetcherd" };
 static struct child *const daemons[] = { &cached, &fetcherd, &control };
 
-static void child_start(struct child *child);
-static void device_free(struct device *dev);
-
 /* ---- sending ---- */
 
-/* fd stays ours: a duplicate is sent. */
-static void
-give(struct child *to, enum parent_type type, const struct parent_msg *msg,
-    int fd)
+void
+parent_give(struct child *to, enum parent_type type,
+    const struct parent_msg *msg, int fd)
 {
 	struct parent_msg m = *msg;
 	int copy = -1;
@@ -124,7 +107,7 @@ tell_control(const struct child *child)
 	if (dev)
 		msg.device = dev->spec;
 	snprintf(msg.text, sizeof(msg.text), "%s", child->why);
-	give(&control, PARENT_CHILD, &msg, -1);
+	parent_give(&control, PARENT_CHILD, &msg, -1);
 }
 
 /* ---- what each child needs to begin ---- */
@@ -145,7 +128,7 @@ give_file(struct child *to, enum parent_type type, const char *host,
 		return;
 	}
 	snprintf(msg.text, sizeof(msg.text), "%s", host);
-	give(to, type, &msg, fd);
+	parent_give(to, type, &msg, fd);
 }
 
 static void
@@ -154,7 +137,7 @@ give_credentials(const char *host, int fd, bool fresh)
 	struct parent_msg msg = { .count = fresh ? AUTH_SET_NOW : AUTH_SET };
 
 	snprintf(msg.text, sizeof(msg.text), "%s", host);
-	give(&fetcherd, PARENT_AUTH, &msg, fd);
+	parent_give(&fetcherd, PARENT_AUTH, &msg, fd);
 }
 
 static void
@@ -180,65 +163,27 @@ static void
 setup_cached(void)
 {
 	struct parent_msg msg = { 0 };
-	struct device *dev;
 
-	give(&cached, PARENT_STORE_LOCK, &msg, store_lock);
-	give(&cached, PARENT_STORE, &msg, store_dir);
-	TAILQ_FOREACH(dev, &devices, entry) {
-		msg.device = dev->spec;
-		give(&cached, PARENT_DEVICE, &msg, dev->map);
-	}
-}
-
-static void
-announce_device(struct device *dev)
-{
-	struct parent_msg msg = { .device = dev->spec };
-	_cleanup_close_ int stats = shm_readonly(dev->stats);
-
-	if (stats < 0) {
-		log_err("device %s: reopen its statistics: %s", dev->spec.id,
-		    strerror(-stats));
-		return;
-	}
-	dev->announced = true;
-	give(&control, PARENT_DEVICE, &msg, stats);
+	parent_give(&cached, PARENT_STORE_LOCK, &msg, store_lock);
+	parent_give(&cached, PARENT_STORE, &msg, store_dir);
+	parent_device_setup_cached();
 }
 
 static void
 setup_control(void)
 {
 	struct parent_msg msg = { 0 };
-	struct device *dev;
 
 	snprintf(msg.text, sizeof(msg.text), "%s", places->run);
-	give(&control, PARENT_LISTEN, &msg, control_socket);
+	parent_give(&control, PARENT_LISTEN, &msg, control_socket);
 	snprintf(msg.text, sizeof(msg.text), "%s",
 	    strlen(store_path) < sizeof(msg.text) ? store_path : "");
-	give(&control, PARENT_STORE, &msg, -1);
+	parent_give(&control, PARENT_STORE, &msg, -1);
 	for (msg.count = 0; msg.count < 2; msg.count++)
-		give(&control, PARENT_STATE, &msg, state_fd[msg.count]);
+		parent_give(&control, PARENT_STATE, &msg, state_fd[msg.count]);
 	for (size_t i = 0; i < ARRAY_LEN(daemons); i++)
 		tell_control(daemons[i]);
-	TAILQ_FOREACH(dev, &devices, entry)
-		if (dev->announced)
-			announce_device(dev);
-}
-
-static void
-setup_worker(struct device *dev)
-{
-	struct parent_msg msg = { .device = dev->spec };
-	_cleanup_close_ int map = shm_readonly(dev->map);
-
-	if (map < 0) {
-		log_err("device %s: reopen its map: %s", dev->spec.id,
-		    strerror(-map));
-		return;		/* the worker never becomes ready */
-	}
-	give(&dev->worker, PARENT_DEVICE, &msg, map);
-	give(&dev->worker, PARENT_STATS, &msg, dev->stats);
-	give(&dev->worker, PARENT_LISTEN, &msg, dev->listener);
+	parent_device_setup_control();
 }
 
 /* Links to the children that live already. */
@@ -257,7 +202,7 @@ wire_child(struct child *child)
 		return;
 	wire(&cached, &fetcherd, NULL);
 	if (child == &cached)
-		TAILQ_FOREACH(dev, &devices, entry)
+		TAILQ_FOREACH(dev, &parent_devices, entry)
 			wire(&cached, &dev->worker, &dev->spec);
 }
 
@@ -267,7 +212,7 @@ child_setup(struct child *child)
 	struct parent_msg msg = { 0 };
 
 	if (!child->device)
-		give(child, PARENT_CONF, &msg, conf_fd);
+		parent_give(child, PARENT_CONF, &msg, conf_fd);
 	if (child == &fetcherd)
 		setup_fetcherd();
 	else if (child == &cached)
@@ -275,171 +220,17 @@ child_setup(struct child *child)
 	else if (child == &control)
 		setup_control();
 	else
-		setup_worker(child->device);
+		parent_device_setup_worker(child->device);
 	if (child == &cached) {
-		give(child, PARENT_GO, &msg, -1);
+		parent_give(child, PARENT_GO, &msg, -1);
 		wire_child(child);
 		return;
 	}
 	wire_child(child);
-	give(child, PARENT_GO, &msg, -1);
+	parent_give(child, PARENT_GO, &msg, -1);
 }
 
 /* ---- requests ---- */
-
-/* Presented by a file of the store, which needs no worker. */
-static bool
-device_is_plain(const struct device *dev)
-{
-	return dev->spec.present == CTL_PRESENT(PLAIN);
-}
-
-static struct device *
-device_find(const char *id)
-{
-	struct device *dev;
-
-	TAILQ_FOREACH(dev, &devices, entry)
-		if (strcmp(dev->spec.id, id) == 0)
-			return dev;
-	return NULL;
-}
-
-static int
-device_objects(struct device *dev)
-{
-	int r;
-
-	dev->map = shm_object("shedstream-map",
-	    map_size(dev->spec.size, dev->spec.unit));
-	if (dev->map < 0)
-		return dev->map;
-	dev->stats = shm_object("shedstream-stats", STATS_SIZE);
-	if (dev->stats < 0)
-		return dev->stats;
-	if (device_is_plain(dev))
-		return 0;
-	r = snprintf(dev->path, sizeof(dev->path), "%s/nbd/%s.sock",
-	    places->run, dev->spec.id);
-	if ((size_t)r >= sizeof(dev->path))
-		return -ENAMETOOLONG;
-	dev->listener = places_listen(dev->path, places->root, group);
-	return dev->listener < 0 ? dev->listener : 0;
-}
-
-static bool
-spec_valid(const struct device_spec *spec)
-{
-	return strlen(spec->id) == DEVICE_ID_LEN &&
-	    strspn(spec->id, "0123456789abcdef") == DEVICE_ID_LEN &&
-	    spec->size > 0 && spec->size <= DEVICE_SIZE_MAX &&
-	    spec->unit >= MAP_BLOCK && spec->unit % MAP_BLOCK == 0;
-}
-
-static int
-device_make(const struct device_spec *spec)
-{
-	struct parent_msg msg = { .device = *spec };
-	struct device *dev;
-	unsigned n = 0;
-	int r;
-
-	if (!spec_valid(spec))
-		return -EINVAL;
-	TAILQ_FOREACH(dev, &devices, entry)
-		n++;
-	if (n >= conf->max_devices || n >= DEVICES_MAX)
-		return -ENOSPC;
-	dev = device_find(spec->id);
-	if (dev && dev->ending)
-		return -EEXIST;
-	if (dev) {		/* asked for by a control that died since */
-		if (dev->announced)
-			announce_device(dev);
-		return 0;	/* else announced when its worker is ready */
-	}
-	dev = calloc(1, sizeof(*dev));
-	if (!dev)
-		return -ENOMEM;
-	dev->spec = *spec;
-	dev->map = dev->stats = dev->listener = -1;
-	dev->worker = (struct child){ .peer = PEER_IO, .program = "devd-io",
-		.device = dev };
-	TAILQ_INSERT_TAIL(&devices, dev, entry);
-	r = device_objects(dev);
-	if (r < 0) {
-		device_free(dev);
-		return r;
-	}
-	give(&cached, PARENT_DEVICE, &msg, dev->map);
-	if (device_is_plain(dev))
-		announce_device(dev);
-	else
-		child_start(&dev->worker);
-	return 0;
-}
-
-static void
-on_create(const struct parent_msg *req)
-{
-	struct parent_msg msg = { .device = req->device };
-
-	msg.status = device_make(&req->device);
-	if (msg.status < 0) {
-		log_err("make device %s: %s", req->device.id,
-		    strerror(-msg.status));
-		give(&control, PARENT_FAILED, &msg, -1);
-	}
-}
-
-static void
-device_free(struct device *dev)
-{
-	struct parent_msg msg = { .device = dev->spec };
-
-	TAILQ_REMOVE(&devices, dev, entry);
-	give(&cached, PARENT_GONE, &msg, -1);
-	give(&control, PARENT_GONE, &msg, -1);
-	parent_link_free(dev->worker.link);
-	if (dev->worker.again)
-		event_free(dev->worker.again);
-	fd_close(dev->map);
-	fd_close(dev->stats);
-	fd_close(dev->listener);
-	free(dev);
-}
-
-/* The device's map is dead once the worker is: device_free() then. */
-static void
-device_end(struct device *dev)
-{
-	dev->announced = false;
-	dev->ending = true;
-	if (dev->listener >= 0)
-		unlink(dev->path);
-	if (dev->worker.pid > 0)
-		kill(dev->worker.pid, SIGKILL);
-	else
-		device_free(dev);
-}
-
-static void
-on_destroy(const struct parent_msg *req)
-{
-	struct device *dev = device_find(req->device.id);
-
-	if (dev)
-		device_end(dev);
-}
-
-static void
-on_name(const struct parent_msg *req)
-{
-	struct device *dev = device_find(req->device.id);
-
-	if (dev)
-		give(&dev->worker, CHILD_NAME, req, -1);
-}
 
 /* Credentials: held, and given to fetcherd, which may be starting. */
 static void
@@ -455,7 +246,7 @@ on_hold(const struct parent_msg *req, int fd)
 		give_file(&fetcherd, PARENT_AUTH, reg->host, reg->auth_file);
 	if (msg.status > 0)
 		msg.status = 0;
-	give(&control, PARENT_HOLDS, &msg, -1);
+	parent_give(&control, PARENT_HOLDS, &msg, -1);
 }
 
 static void
@@ -475,7 +266,7 @@ on_broken(struct child *from, const struct parent_msg *req)
 		if (daemons[i]->peer == req->peer)
 			bad = daemons[i];
 	if (req->peer == PEER_IO) {
-		dev = device_find(req->device.id);
+		dev = parent_device_find(req->device.id);
 		bad = dev ? &dev->worker : NULL;
 	}
 	if (!bad || bad->pid <= 0)
@@ -500,7 +291,7 @@ stop(void)
 	/* A child ends when its link does; cached first syncs what it has. */
 	for (size_t i = 0; i < ARRAY_LEN(daemons); i++)
 		parent_link_free(take_ptr(daemons[i]->link));
-	TAILQ_FOREACH(dev, &devices, entry)
+	TAILQ_FOREACH(dev, &parent_devices, entry)
 		parent_link_free(take_ptr(dev->worker.link));
 	event_base_loopexit(base, &wait);
 }
@@ -508,15 +299,14 @@ stop(void)
 static void
 on_ready(struct child *child)
 {
-	struct device *dev = child->device;
 	bool all = true;
 
 	child->ready = true;
 	tell_control(child);
 	if (child == &fetcherd)
 		credentials_known();
-	if (dev && !dev->announced)
-		announce_device(dev);
+	if (child->device)
+		parent_device_worker_ready(child->device);
 	for (size_t i = 0; i < ARRAY_LEN(daemons); i++)
 		all = all && daemons[i]->ready;
 	if (all && !announced_ready) {
@@ -536,15 +326,13 @@ child_message(void *owner, const struct parent_msg *msg, int passed)
 	else if (msg->type == CHILD_BROKEN)
 		on_broken(child, msg);
 	else if (msg->type == CHILD_OPENERS && child->device)
-		give(&control, PARENT_OPENERS, &(struct parent_msg){
-		    .device = ((struct device *)child->device)->spec,
-		    .count = msg->count }, -1);
+		parent_device_worker_openers(child->device, msg->count);
 	else if (child == &control && msg->type == CHILD_CREATE)
-		on_create(msg);
+		parent_device_create(msg);
 	else if (child == &control && msg->type == CHILD_DESTROY)
-		on_destroy(msg);
+		parent_device_destroy(msg);
 	else if (child == &control && msg->type == CHILD_NAME)
-		on_name(msg);
+		parent_device_name(msg);
 	else if (child == &control && msg->type == CHILD_HOLD)
 		on_hold(msg, fd);
 	else if (child == &control && msg->type == CHILD_SHUTDOWN)
@@ -584,8 +372,8 @@ child_start_later(struct child *child, uint32_t wait_ms)
 		log_die("no memory for a timer");
 }
 
-static void
-child_start(struct child *child)
+void
+parent_start_child(struct child *child)
 {
 	int r = spawn_child(child, base, &child_ops);
 
@@ -605,7 +393,7 @@ restart_due(evutil_socket_t fd, short what, void *arg)
 	(void)fd;
 	(void)what;
 	if (!stopping)
-		child_start(child);
+		parent_start_child(child);
 }
 
 static struct child *
@@ -616,7 +404,7 @@ child_of_pid(pid_t pid)
 	for (size_t i = 0; i < ARRAY_LEN(daemons); i++)
 		if (daemons[i]->pid == pid)
 			return daemons[i];
-	TAILQ_FOREACH(dev, &devices, entry)
+	TAILQ_FOREACH(dev, &parent_devices, entry)
 		if (dev->worker.pid == pid)
 			return &dev->worker;
 	return NULL;
@@ -630,7 +418,7 @@ children_left(void)
 	for (size_t i = 0; i < ARRAY_LEN(daemons); i++)
 		if (daemons[i]->pid > 0)
 			return true;
-	TAILQ_FOREACH(dev, &devices, entry)
+	TAILQ_FOREACH(dev, &parent_devices, entry)
 		if (dev->worker.pid > 0)
 			return true;
 	return false;
@@ -644,17 +432,15 @@ child_ended(struct child *child, int status)
 
 	if (stopping)
 		return;
-	if (dev && dev->ending) {
-		device_free(dev);
+	if (dev && parent_device_worker_ended(dev))
 		return;
-	}
 	log_warn("%s%s%s %s; starting it again in %u ms", child->program,
 	    dev ? " of device " : "", dev ? dev->spec.name : "", child->why,
 	    wait_ms);
 	if (dev)
 		dev->spec.restarts = child->restarts;
 	if (wait_ms == 0)
-		child_start(child);
+		parent_start_child(child);
 	else
 		child_start_later(child, wait_ms);
 }
@@ -783,6 +569,7 @@ parent_run(const struct places *p, struct conf *c, int conf_memfd)
 	base = event_base_new();
 	if (!base)
 		log_die("no event base");
+	parent_device_init(places, conf, group);
 	policy_parent();
 	on_signal(SIGCHLD, child_signalled);
 	on_signal(SIGTERM, stop_signalled);
@@ -790,7 +577,7 @@ parent_run(const struct places *p, struct conf *c, int conf_memfd)
 	on_signal(SIGHUP, reload_signalled);
 	signal(SIGPIPE, SIG_IGN);
 	for (size_t i = 0; i < ARRAY_LEN(daemons); i++)
-		child_start(daemons[i]);
+		parent_start_child(daemons[i]);
 	event_base_dispatch(base);
 	if (children_left()) {
 		log_err("some processes did not end in %d s: killing them",

@@ -1,0 +1,280 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The parent's devices: what each consists of (a map, statistics, a socket to
+ * listen on, a worker), made when control asks and kept until it asks for the
+ * end, whoever of the children dies meanwhile.
+ *
+ *	create --> objects --> cached gets the map --> worker starts
+ *	                                                   | ready
+ *	destroy --> worker is killed --> freed         control is told
+ *
+ * One presented as plain has no worker: control is told at once.  Processes,
+ * their links and their restarts are parent.c's.
+ */
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <event2/event.h>
+
+#include "base/log.h"
+#include "base/own.h"
+#include "base/shm.h"
+#include "devd/parent.h"
+
+struct parent_devices parent_devices =
+    TAILQ_HEAD_INITIALIZER(parent_devices);
+
+static const struct places *places;
+static const struct conf *conf;
+static gid_t group;
+
+void
+parent_device_init(const struct places *p, const struct conf *c, gid_t g)
+{
+	places = p;
+	conf = c;
+	group = g;
+}
+
+struct device *
+parent_device_find(const char *id)
+{
+	struct device *dev;
+
+	TAILQ_FOREACH(dev, &parent_devices, entry)
+		if (strcmp(dev->spec.id, id) == 0)
+			return dev;
+	return NULL;
+}
+
+/* ---- telling ---- */
+
+static void
+device_announce(struct device *dev)
+{
+	struct parent_msg msg = { .device = dev->spec };
+	_cleanup_close_ int stats = shm_readonly(dev->stats);
+
+	if (stats < 0) {
+		log_err("device %s: reopen its statistics: %s", dev->spec.id,
+		    strerror(-stats));
+		return;
+	}
+	dev->announced = true;
+	parent_give(&control, PARENT_DEVICE, &msg, stats);
+}
+
+void
+parent_device_setup_cached(void)
+{
+	struct parent_msg msg = { 0 };
+	struct device *dev;
+
+	TAILQ_FOREACH(dev, &parent_devices, entry) {
+		msg.device = dev->spec;
+		parent_give(&cached, PARENT_DEVICE, &msg, dev->map);
+	}
+}
+
+void
+parent_device_setup_control(void)
+{
+	struct device *dev;
+
+	TAILQ_FOREACH(dev, &parent_devices, entry)
+		if (dev->announced)
+			device_announce(dev);
+}
+
+void
+parent_device_setup_worker(struct device *dev)
+{
+	struct parent_msg msg = { .device = dev->spec };
+	_cleanup_close_ int map = shm_readonly(dev->map);
+
+	if (map < 0) {
+		log_err("device %s: reopen its map: %s", dev->spec.id,
+		    strerror(-map));
+		return;		/* the worker never becomes ready */
+	}
+	parent_give(&dev->worker, PARENT_DEVICE, &msg, map);
+	parent_give(&dev->worker, PARENT_STATS, &msg, dev->stats);
+	parent_give(&dev->worker, PARENT_LISTEN, &msg, dev->listener);
+}
+
+/* ---- making and ending ---- */
+
+/* Presented by a file of the store, which needs no worker. */
+static bool
+device_is_plain(const struct device *dev)
+{
+	return dev->spec.present == CTL_PRESENT(PLAIN);
+}
+
+static int
+device_objects(struct device *dev)
+{
+	int r;
+
+	dev->map = shm_object("shedstream-map",
+	    map_size(dev->spec.size, dev->spec.unit));
+	if (dev->map < 0)
+		return dev->map;
+	dev->stats = shm_object("shedstream-stats", STATS_SIZE);
+	if (dev->stats < 0)
+		return dev->stats;
+	if (device_is_plain(dev))
+		return 0;
+	r = snprintf(dev->path, sizeof(dev->path), "%s/nbd/%s.sock",
+	    places->run, dev->spec.id);
+	if ((size_t)r >= sizeof(dev->path))
+		return -ENAMETOOLONG;
+	dev->listener = places_listen(dev->path, places->root, group);
+	return dev->listener < 0 ? dev->listener : 0;
+}
+
+static bool
+spec_valid(const struct device_spec *spec)
+{
+	return strlen(spec->id) == DEVICE_ID_LEN &&
+	    strspn(spec->id, "0123456789abcdef") == DEVICE_ID_LEN &&
+	    spec->size > 0 && spec->size <= DEVICE_SIZE_MAX &&
+	    spec->unit >= MAP_BLOCK && spec->unit % MAP_BLOCK == 0;
+}
+
+static void
+device_free(struct device *dev)
+{
+	struct parent_msg msg = { .device = dev->spec };
+
+	TAILQ_REMOVE(&parent_devices, dev, entry);
+	parent_give(&cached, PARENT_GONE, &msg, -1);
+	parent_give(&control, PARENT_GONE, &msg, -1);
+	parent_link_free(dev->worker.link);
+	if (dev->worker.again)
+		event_free(dev->worker.again);
+	fd_close(dev->map);
+	fd_close(dev->stats);
+	fd_close(dev->listener);
+	free(dev);
+}
+
+static int
+device_make(const struct device_spec *spec)
+{
+	struct parent_msg msg = { .device = *spec };
+	struct device *dev;
+	unsigned n = 0;
+	int r;
+
+	if (!spec_valid(spec))
+		return -EINVAL;
+	TAILQ_FOREACH(dev, &parent_devices, entry)
+		n++;
+	if (n >= conf->max_devices || n >= DEVICES_MAX)
+		return -ENOSPC;
+	dev = parent_device_find(spec->id);
+	if (dev && dev->ending)
+		return -EEXIST;
+	if (dev) {		/* asked for by a control that died since */
+		if (dev->announced)
+			device_announce(dev);
+		return 0;	/* else announced when its worker is ready */
+	}
+	dev = calloc(1, sizeof(*dev));
+	if (!dev)
+		return -ENOMEM;
+	dev->spec = *spec;
+	dev->map = dev->stats = dev->listener = -1;
+	dev->worker = (struct child){ .peer = PEER_IO, .program = "devd-io",
+		.device = dev };
+	TAILQ_INSERT_TAIL(&parent_devices, dev, entry);
+	r = device_objects(dev);
+	if (r < 0) {
+		device_free(dev);
+		return r;
+	}
+	parent_give(&cached, PARENT_DEVICE, &msg, dev->map);
+	if (device_is_plain(dev))
+		device_announce(dev);
+	else
+		parent_start_child(&dev->worker);
+	return 0;
+}
+
+/* The device's map is dead once the worker is: device_free() then. */
+static void
+device_end(struct device *dev)
+{
+	dev->announced = false;
+	dev->ending = true;
+	if (dev->listener >= 0)
+		unlink(dev->path);
+	if (dev->worker.pid > 0)
+		kill(dev->worker.pid, SIGKILL);
+	else
+		device_free(dev);
+}
+
+/* ---- requests of control ---- */
+
+void
+parent_device_create(const struct parent_msg *req)
+{
+	struct parent_msg msg = { .device = req->device };
+
+	msg.status = device_make(&req->device);
+	if (msg.status < 0) {
+		log_err("make device %s: %s", req->device.id,
+		    strerror(-msg.status));
+		parent_give(&control, PARENT_FAILED, &msg, -1);
+	}
+}
+
+void
+parent_device_destroy(const struct parent_msg *req)
+{
+	struct device *dev = parent_device_find(req->device.id);
+
+	if (dev)
+		device_end(dev);
+}
+
+void
+parent_device_name(const struct parent_msg *req)
+{
+	struct device *dev = parent_device_find(req->device.id);
+
+	if (dev)
+		parent_give(&dev->worker, CHILD_NAME, req, -1);
+}
+
+/* ---- a worker's life ---- */
+
+void
+parent_device_worker_ready(struct device *dev)
+{
+	if (!dev->announced)
+		device_announce(dev);
+}
+
+void
+parent_device_worker_openers(struct device *dev, uint32_t count)
+{
+	struct parent_msg msg = { .device = dev->spec, .count = count };
+
+	parent_give(&control, PARENT_OPENERS, &msg, -1);
+}
+
+bool
+parent_device_worker_ended(struct device *dev)
+{
+	if (!dev->ending)
+		return false;
+	device_free(dev);
+	return true;
+}
