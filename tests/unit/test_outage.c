@@ -13,84 +13,31 @@
 
 #include <cmocka.h>
 
-#include <sys/mman.h>
-
 #include <errno.h>
-#include <stdatomic.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <time.h>
 
-#include <event2/event.h>
-
-#include "base/own.h"
 #include "base/times.h"
-#include "tests/store/host.h"
+#include "test_store_host.h"
 
-#define KIB	1024
-#define MIB	(1024 * KIB)
-#define CONF	"[store]\nmin-free = 0\nscrub = no\n[trust]\n" \
-		"integrity = transport\n[prefetch]\ncomplete = never\n"
-#define LOOK_MS	10	/* between two looks at what nothing announces */
-#define QUIET_LOOKS 30	/* without a word: there was none */
-#define MINUTE	60000
+#define CONF	STORE_CONF("scrub = no\n")
 #define LARGE	(64 * MIB)
 #define ALARM	"shedctl doctor says more"
 #define NOW_EIO	"get EIO now"
 
-static struct registry *reg;
 static struct reg_image *base, *other, *large;
-
-static void
-failed(const char *why)
-{
-	fail_msg("%s", why);
-}
 
 static int
 publish(void **state)
 {
-	uint8_t *bytes = malloc(LARGE);
-
 	(void)state;
-	host_on_fail = failed;
-	assert_non_null(bytes);
-	reg = registry_new();
-	registry_fill(bytes, 4 * MIB, 1);
-	base = registry_image(reg, "os/base", "v1", bytes, 4 * MIB,
-	    IMAGE_INDEXED);
-	registry_fill(bytes, 4 * MIB, 2);
-	other = registry_image(reg, "os/other", "v1", bytes, 4 * MIB,
-	    IMAGE_INDEXED);
-	registry_fill(bytes, LARGE, 3);
-	large = registry_image(reg, "os/large", "v1", bytes, LARGE,
-	    IMAGE_INDEXED);
-	free(bytes);
-	return 0;
-}
-
-static int
-unpublish(void **state)
-{
-	(void)state;
-	registry_free(reg);
+	publish_nothing();
+	base = publish_image("os/base", 4 * MIB, 1);
+	other = publish_image("os/other", 4 * MIB, 2);
+	large = publish_image("os/large", LARGE, 3);
 	return 0;
 }
 
 /* ---- the story's words ---- */
-
-static struct host *
-start(void)
-{
-	struct host *h = host_new(reg, "cached-recorded", CONF);
-	int log = memfd_create("log", MFD_CLOEXEC);
-
-	assert_true(log >= 0);
-	host_record(h, log);
-	host_start(h);
-	return h;
-}
 
 static struct host_device *
 attach(struct host *h, const struct reg_image *image, uint32_t eio_after_s)
@@ -102,71 +49,18 @@ attach(struct host *h, const struct reg_image *image, uint32_t eio_after_s)
 	return host_attach(h, &a);
 }
 
-static void
-ahead(struct host *h, uint64_t ms)
-{
-	atomic_fetch_add(&h->fault->ahead_ms, ms);
-}
-
-static void
-look_again(evutil_socket_t fd, short what, void *arg)
-{
-	(void)fd;
-	(void)what;
-	(void)arg;
-}
-
-static void
-until(struct host *h, bool (*holds)(void *arg), void *arg, const char *what)
-{
-	const struct timeval every = { .tv_usec = LOOK_MS * 1000 };
-	struct event *tick = event_new(h->base, -1, EV_PERSIST, look_again,
-	    NULL);
-
-	assert_non_null(tick);
-	assert_int_equal(event_add(tick, &every), 0);
-	host_until(h, holds, arg, what);
-	event_free(tick);
-}
-
-static bool
-looked_enough(void *arg)
-{
-	return --*(int *)arg <= 0;
-}
-
-/* Several of cached's ticks pass. */
-static void
-quiet(struct host *h)
-{
-	int looks = QUIET_LOOKS;
-
-	until(h, looked_enough, &looks, "nothing");
-}
-
 struct words {
 	struct host *h;
 	const char *kind, *text;
 	unsigned least;
 };
 
-static unsigned
-times_noticed(const struct words *w)
-{
-	unsigned n = 0;
-
-	for (unsigned i = 0; i < w->h->n_notices && i < HOST_NOTICES; i++)
-		n += strcmp(w->h->notices[i].kind, w->kind) == 0 &&
-		    strstr(w->h->notices[i].text, w->text);
-	return n;
-}
-
 static bool
 is_noticed(void *arg)
 {
 	const struct words *w = arg;
 
-	return times_noticed(w) >= w->least;
+	return times_noticed(w->h, w->kind, w->text) >= w->least;
 }
 
 static void
@@ -176,7 +70,7 @@ until_noticed(struct host *h, const char *kind, const char *text,
 	struct words w = { h, kind, text, times };
 
 	until(h, is_noticed, &w, text);
-	assert_int_equal(times_noticed(&w), times);
+	assert_int_equal(times_noticed(h, kind, text), times);
 }
 
 static unsigned
@@ -197,7 +91,7 @@ times_logged(struct host *h, const char *text)
 static void
 test_reads_wait_for_as_long_as_it_takes(void **state)
 {
-	struct host *h = start();
+	struct host *h = start_recorded(CONF);
 	struct host_device *dev = attach(h, base, 0);
 	struct host_read *reads[20];
 	uint64_t since;
@@ -234,7 +128,7 @@ test_reads_wait_for_as_long_as_it_takes(void **state)
 static void
 test_reads_get_eio_where_that_was_asked_for(void **state)
 {
-	struct host *h = start();
+	struct host *h = start_recorded(CONF);
 	struct host_device *dev = attach(h, base, 60);
 	struct host_device *patient = attach(h, other, 0);
 	struct host_read *r, *p;
@@ -286,7 +180,7 @@ run_fast(struct host *h, unsigned times)
 static void
 long_outage(const char *length, unsigned fast, unsigned alarms, unsigned most)
 {
-	struct host *h = start();
+	struct host *h = start_recorded(CONF);
 	struct host_device *dev = attach(h, large, 0);
 	static struct host_read *reads[1000];
 	unsigned before, n;
@@ -328,7 +222,7 @@ test_attempts_are_few_however_many_wait_however_long(void **state)
 static void
 test_silence_is_an_outage_too(void **state)
 {
-	struct host *h = start();
+	struct host *h = start_recorded(CONF);
 	struct host_device *dev = attach(h, base, 1);
 	struct host_read *r;
 
@@ -355,7 +249,7 @@ test_alarms_become_rarer(void **state)
 		{ 8 * MINUTE, 4 }, { 16 * MINUTE, 5 }, { 32 * MINUTE, 6 },
 		{ 60 * MINUTE, 7 }, { 60 * MINUTE, 8 },
 	};
-	struct host *h = start();
+	struct host *h = start_recorded(CONF);
 	struct host_device *dev = attach(h, base, 0);
 	struct host_read *r;
 	char text[320];
@@ -387,7 +281,7 @@ test_alarms_become_rarer(void **state)
 static void
 test_eio_does_not_silence_the_alarm(void **state)
 {
-	struct host *h = start();
+	struct host *h = start_recorded(CONF);
 	struct host_device *dev = attach(h, base, 30);
 	struct host_read *r;
 
@@ -409,7 +303,7 @@ test_eio_does_not_silence_the_alarm(void **state)
 static void
 test_an_outage_that_nobody_asks_about_ends(void **state)
 {
-	struct host *h = start();
+	struct host *h = start_recorded(CONF);
 	struct host_device *dev = attach(h, base, 30);
 	struct host_read *r;
 

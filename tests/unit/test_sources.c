@@ -13,80 +13,29 @@
 
 #include <cmocka.h>
 
-#include <sys/mman.h>
+#include "test_store_host.h"
 
-#include <stdatomic.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include <event2/event.h>
-
-#include "tests/store/host.h"
-
-#define KIB	1024
-#define MIB	(1024 * KIB)
-#define TRUST	"[trust]\nintegrity = transport\n[prefetch]\ncomplete = never\n"
-#define CONF	"[store]\nmin-free = 0\nscrub = no\n" TRUST
-#define SMALL	"[store]\nmin-free = 0\nscrub = no\nquota = 8M\n" TRUST
+#define CONF	STORE_CONF("scrub = no\n")
+#define SMALL	STORE_CONF("scrub = no\nquota = 8M\n")
 #define MIRRORED CONF "[registry \"" REGISTRY_HOST "\"]\n" \
 		"mirrors = http://mirror.test\n"
 #define OTHER_HOST "other.test"
-#define LOOK_MS	10	/* between two looks at what nothing announces */
-#define QUIET_LOOKS 30	/* several of cached's ticks */
-#define MINUTE	60000
 #define PATIENCE 10	/* minutes in which everything must have an end */
 #define LARGE	(64 * MIB)
 
-static struct registry *reg;
 static struct reg_image *base, *large;
-
-static void
-failed(const char *why)
-{
-	fail_msg("%s", why);
-}
 
 static int
 publish(void **state)
 {
-	uint8_t *bytes = malloc(LARGE);
-
 	(void)state;
-	host_on_fail = failed;
-	assert_non_null(bytes);
-	reg = registry_new();
-	registry_fill(bytes, 4 * MIB, 1);
-	base = registry_image(reg, "os/base", "v1", bytes, 4 * MIB,
-	    IMAGE_INDEXED);
-	registry_fill(bytes, LARGE, 2);
-	large = registry_image(reg, "os/large", "v1", bytes, LARGE,
-	    IMAGE_INDEXED);
-	free(bytes);
-	return 0;
-}
-
-static int
-unpublish(void **state)
-{
-	(void)state;
-	registry_free(reg);
+	publish_nothing();
+	base = publish_image("os/base", 4 * MIB, 1);
+	large = publish_image("os/large", LARGE, 2);
 	return 0;
 }
 
 /* ---- the story's words ---- */
-
-static struct host *
-start(const char *conf)
-{
-	struct host *h = host_new(reg, "cached-recorded", conf);
-	int log = memfd_create("log", MFD_CLOEXEC);
-
-	assert_true(log >= 0);
-	host_record(h, log);
-	host_start(h);
-	return h;
-}
 
 static struct host_device *
 attach(struct host *h, const char *name)
@@ -100,47 +49,6 @@ static uint64_t
 pull(struct host *h, const char *name)
 {
 	return host_open_begin(h, name, CTL_RUNG(CHUNK), true);
-}
-
-static void
-ahead(struct host *h, uint64_t ms)
-{
-	atomic_fetch_add(&h->fault->ahead_ms, ms);
-}
-
-static void
-look_again(evutil_socket_t fd, short what, void *arg)
-{
-	(void)fd;
-	(void)what;
-	(void)arg;
-}
-
-static void
-until(struct host *h, bool (*holds)(void *arg), void *arg, const char *what)
-{
-	const struct timeval every = { .tv_usec = LOOK_MS * 1000 };
-	struct event *tick = event_new(h->base, -1, EV_PERSIST, look_again,
-	    NULL);
-
-	assert_non_null(tick);
-	assert_int_equal(event_add(tick, &every), 0);
-	host_until(h, holds, arg, what);
-	event_free(tick);
-}
-
-static bool
-looked_enough(void *arg)
-{
-	return --*(int *)arg <= 0;
-}
-
-static void
-quiet(struct host *h)
-{
-	int looks = QUIET_LOOKS;
-
-	until(h, looked_enough, &looks, "nothing");
 }
 
 struct least {
@@ -195,7 +103,7 @@ answered_in_minutes(struct host *h, uint64_t id)
 static void
 test_a_pull_is_told_of_a_chunk_that_stays_wrong(void **state)
 {
-	struct host *h = start(CONF);
+	struct host *h = start_recorded(CONF);
 	struct host_answer a;
 
 	(void)state;
@@ -211,7 +119,7 @@ test_a_pull_is_told_of_a_chunk_that_stays_wrong(void **state)
 static void
 test_a_wrong_chunk_is_not_asked_for_with_every_read(void **state)
 {
-	struct host *h = start(CONF);
+	struct host *h = start_recorded(CONF);
 	struct host_device *dev = attach(h, large->name);
 	unsigned before;
 
@@ -233,7 +141,7 @@ test_a_wrong_chunk_is_not_asked_for_with_every_read(void **state)
 static void
 test_reads_go_on_while_another_image_is_absent(void **state)
 {
-	struct host *h = start(CONF);
+	struct host *h = start_recorded(CONF);
 	struct host_device *bad = attach(h, base->name),
 	    *good = attach(h, large->name);
 	struct host_read *bads[8], *goods[8];
@@ -269,7 +177,7 @@ test_reads_go_on_while_another_image_is_absent(void **state)
 static void
 pull_is_denied(const char *conf)
 {
-	struct host *h = start(conf);
+	struct host *h = start_recorded(conf);
 	struct host_device *dev;
 	struct host_answer a;
 
@@ -297,7 +205,7 @@ test_a_pull_is_told_that_the_registry_denies_it(void **state)
 static void
 test_an_index_of_another_size_at_a_mirror_is_asked_for_elsewhere(void **state)
 {
-	struct host *h = start(MIRRORED);
+	struct host *h = start_recorded(MIRRORED);
 	struct host_device *dev;
 
 	(void)state;
@@ -312,7 +220,7 @@ test_an_index_of_another_size_at_a_mirror_is_asked_for_elsewhere(void **state)
 static void
 test_reads_end_after_their_layout_moved_to_another_registry(void **state)
 {
-	struct host *h = start(MIRRORED);
+	struct host *h = start_recorded(MIRRORED);
 	struct host_device *first = attach(h, base->name), *second;
 	char name[256];
 
@@ -331,7 +239,7 @@ test_reads_end_after_their_layout_moved_to_another_registry(void **state)
 static void
 test_a_mute_mirror_costs_one_open(void **state)
 {
-	struct host *h = start(MIRRORED);
+	struct host *h = start_recorded(MIRRORED);
 	uint64_t id;
 
 	(void)state;
@@ -350,7 +258,7 @@ test_a_mute_mirror_costs_one_open(void **state)
 static void
 test_a_mute_mirror_costs_one_read(void **state)
 {
-	struct host *h = start(MIRRORED);
+	struct host *h = start_recorded(MIRRORED);
 	struct host_device *dev = attach(h, base->name);
 	struct host_read *r;
 	unsigned asked;
@@ -373,7 +281,7 @@ test_a_mute_mirror_costs_one_read(void **state)
 static void
 test_a_mute_mirror_is_noticed_though_nobody_waits_for_it(void **state)
 {
-	struct host *h = start(MIRRORED);
+	struct host *h = start_recorded(MIRRORED);
 	struct host_device *dev = attach(h, base->name);
 	unsigned asked = h->counts.of_mirror, cancels = h->counts.cancels;
 
@@ -396,7 +304,7 @@ test_a_mute_mirror_is_noticed_though_nobody_waits_for_it(void **state)
 static void
 test_a_read_that_joined_readahead_is_hedged(void **state)
 {
-	struct host *h = start(MIRRORED);
+	struct host *h = start_recorded(MIRRORED);
 	struct host_device *dev = attach(h, large->name);
 	struct host_read *demand, *joined[8];
 	unsigned asked;
@@ -424,7 +332,7 @@ test_a_read_that_joined_readahead_is_hedged(void **state)
 static void
 test_an_outage_ends_though_nothing_can_be_kept(void **state)
 {
-	struct host *h = start(SMALL);
+	struct host *h = start_recorded(SMALL);
 	struct host_device *dev = attach(h, large->name);
 	struct host_read *r;
 

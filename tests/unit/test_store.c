@@ -12,75 +12,44 @@
 
 #include <cmocka.h>
 
-#include <sys/mman.h>
 #include <sys/stat.h>
 
-#include <dirent.h>
-#include <fcntl.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
 
-#include "base/own.h"
-#include "tests/store/host.h"
+#include "test_store_host.h"
 
-#define MIB	(1024 * 1024)
-#define CONF(quota) "[store]\nmin-free = 0\nscrub = no\nquota = " quota \
-		"\n[trust]\nintegrity = transport\n[prefetch]\n" \
-		"complete = never\n"
+#define CONF(quota) STORE_CONF("scrub = no\nquota = " quota)
 
-static struct registry *reg;
 /* DERIVED is the first 6 MiB of BASE, moved, and 2 MiB of its own. */
 static struct reg_image *base, *derived, *other, *third, *twin;
+
+/* DERIVED, half of it twice, and zeros. */
+static void
+publish_twin(void)
+{
+	uint8_t *bytes = malloc(8 * MIB);
+
+	assert_non_null(bytes);
+	memcpy(bytes, derived->bytes, 8 * MIB);
+	memcpy(bytes + 4 * MIB, bytes, 2 * MIB);
+	memset(bytes + 6 * MIB, 0, MIB);
+	twin = registry_image(reg, "os/twin", "v1", bytes, 8 * MIB,
+	    IMAGE_INDEXED);
+	free(bytes);
+}
 
 static int
 publish(void **state)
 {
-	uint8_t *bytes = malloc(8 * MIB), *more = malloc(8 * MIB);
-
 	(void)state;
-	assert_non_null(bytes);
-	assert_non_null(more);
-	reg = registry_new();
-	registry_fill(bytes, 8 * MIB, 1);
-	base = registry_image(reg, "os/base", "v1", bytes, 8 * MIB,
-	    IMAGE_INDEXED);
-	registry_fill(more, 8 * MIB, 2);
-	other = registry_image(reg, "os/other", "v1", more, 8 * MIB,
-	    IMAGE_INDEXED);
-	memcpy(more + 2 * MIB, bytes, 6 * MIB);
-	derived = registry_image(reg, "os/derived", "v1", more, 8 * MIB,
-	    IMAGE_INDEXED);
-	/* Half of it twice, and zeros. */
-	memcpy(more + 4 * MIB, more, 2 * MIB);
-	memset(more + 6 * MIB, 0, MIB);
-	twin = registry_image(reg, "os/twin", "v1", more, 8 * MIB,
-	    IMAGE_INDEXED);
-	registry_fill(bytes, 8 * MIB, 3);
-	third = registry_image(reg, "os/third", "v1", bytes, 8 * MIB,
-	    IMAGE_INDEXED);
-	free(bytes);
-	free(more);
+	publish_nothing();
+	base = publish_image("os/base", 8 * MIB, 1);
+	other = publish_image("os/other", 8 * MIB, 2);
+	derived = publish_like("os/derived", 8 * MIB, 2, base, 2 * MIB,
+	    6 * MIB);
+	publish_twin();
+	third = publish_image("os/third", 8 * MIB, 3);
 	return 0;
-}
-
-static int
-unpublish(void **state)
-{
-	(void)state;
-	registry_free(reg);
-	return 0;
-}
-
-static struct host_device *
-attach(struct host *h, const struct reg_image *image, bool whole)
-{
-	struct host_answer a = host_open(h, image->name, CTL_RUNG(DEFAULT),
-	    whole);
-
-	assert_int_equal(a.rung, CTL_RUNG(CHUNK));
-	return host_attach(h, &a);
 }
 
 static uint64_t
@@ -99,10 +68,10 @@ test_shared_chunks_are_neither_fetched_nor_stored_twice(void **state)
 
 	(void)state;
 	host_start(h);
-	host_detach(attach(h, base, true));
+	host_detach(attach_chunks(h, base, true));
 	bytes = h->counts.bytes;
 	disk = total(h);
-	dev = attach(h, derived, true);
+	dev = attach_chunks(h, derived, true);
 	host_read_all(dev);
 	/* 2 MiB are new; so is a chunk at each seam. */
 	assert_in_range(h->counts.bytes - bytes, 2 * MIB, 3 * MIB);
@@ -119,7 +88,7 @@ test_a_chunk_that_comes_twice_is_stored_once(void **state)
 
 	(void)state;
 	host_start(h);
-	dev = attach(h, twin, true);
+	dev = attach_chunks(h, twin, true);
 	host_read_all(dev);
 	assert_in_range(total(h), 5 * MIB, 6 * MIB);
 	host_free(h);
@@ -134,11 +103,11 @@ test_eviction_spares_what_maps_use(void **state)
 
 	(void)state;
 	host_start(h);
-	host_detach(attach(h, base, true));
-	dev = attach(h, derived, false);
+	host_detach(attach_chunks(h, base, true));
+	dev = attach_chunks(h, derived, false);
 	host_read_all(dev);
 	assert_true(host_inspect(h, &derived->layout).chunks_shared > 0);
-	greedy = attach(h, other, false);
+	greedy = attach_chunks(h, other, false);
 	host_read_all(greedy);
 	host_read_all(greedy);
 	assert_true(host_logged(h, "evicting"));
@@ -159,10 +128,10 @@ test_eviction_spares_what_a_kept_image_leans_on(void **state)
 
 	(void)state;
 	host_start(h);
-	host_detach(attach(h, base, true));
-	host_detach(attach(h, derived, true));
+	host_detach(attach_chunks(h, base, true));
+	host_detach(attach_chunks(h, derived, true));
 	host_keep(h, "someone", keep);
-	greedy = attach(h, other, false);
+	greedy = attach_chunks(h, other, false);
 	host_read_all(greedy);
 	assert_true(total(h) <= 14 * MIB);
 	host_detach(greedy);
@@ -194,9 +163,9 @@ test_the_image_unused_longest_goes_first(void **state)
 
 	(void)state;
 	host_start(h);
-	host_detach(attach(h, other, true));
-	host_detach(attach(h, base, true));
-	host_detach(attach(h, third, true));
+	host_detach(attach_chunks(h, other, true));
+	host_detach(attach_chunks(h, base, true));
+	host_detach(attach_chunks(h, third, true));
 	assert_true(total(h) <= 20 * MIB);
 	assert_true(present(h, third) == third->size);
 	assert_true(present(h, other) < other->size);
@@ -215,7 +184,7 @@ test_a_working_set_beyond_the_quota_goes_through_the_scratch(void **state)
 
 	(void)state;
 	host_start(h);
-	dev = attach(h, base, false);
+	dev = attach_chunks(h, base, false);
 	host_read_all(dev);
 	host_read_all(dev);
 	assert_true(dev->in_lanes > 0);
@@ -224,27 +193,6 @@ test_a_working_set_beyond_the_quota_goes_through_the_scratch(void **state)
 }
 
 /* ---- the file under a live device ---- */
-
-/* The data file of a layout, opened writable. */
-static int
-data_file(const struct host *h, const struct digest *layout)
-{
-	char path[256];
-	struct dirent *e;
-	DIR *d;
-	int fd = -1;
-
-	snprintf(path, sizeof(path), "%s/store/layouts/%s", h->dir,
-	    digest_to_hex(layout).text);
-	d = opendir(path);
-	assert_non_null(d);
-	while ((e = readdir(d)))
-		if (strncmp(e->d_name, "data.", 5) == 0)
-			fd = openat(dirfd(d), e->d_name, O_RDWR | O_CLOEXEC);
-	closedir(d);
-	assert_true(fd >= 0);
-	return fd;
-}
 
 static void
 test_a_short_file_is_a_miss(void **state)
@@ -255,9 +203,9 @@ test_a_short_file_is_a_miss(void **state)
 
 	(void)state;
 	host_start(h);
-	dev = attach(h, base, true);
+	dev = attach_chunks(h, base, true);
 	host_read_all(dev);
-	fd = data_file(h, &base->layout);
+	fd = store_file(h, base, "data.");
 	assert_int_equal(ftruncate(fd, 3 * MIB), 0);
 	host_read_all(dev);
 	assert_true(dev->agains > 0);
@@ -275,9 +223,9 @@ test_verify_mends_what_changed_under_a_live_device(void **state)
 
 	(void)state;
 	host_start(h);
-	dev = attach(h, base, true);
+	dev = attach_chunks(h, base, true);
 	host_read_all(dev);
-	fd = data_file(h, &base->layout);
+	fd = store_file(h, base, "data.");
 	for (off_t at = 100; at < 8 * MIB; at += 2 * MIB)
 		assert_int_equal(pwrite(fd, "damaged", 7, at), 7);
 	a = host_verify(h, base->name);
@@ -303,8 +251,8 @@ test_a_self_contained_file_is_the_device(void **state)
 
 	(void)state;
 	host_start(h);
-	host_detach(attach(h, base, true));
-	host_detach(attach(h, derived, true));
+	host_detach(attach_chunks(h, base, true));
+	host_detach(attach_chunks(h, derived, true));
 	for (int i = 0; i < 2; i++) {
 		const struct reg_image *image = i ? twin : derived;
 

@@ -13,93 +13,33 @@
 
 #include <cmocka.h>
 
-#include <sys/mman.h>
-
-#include <dirent.h>
-#include <fcntl.h>
-#include <stdatomic.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
 
-#include <event2/event.h>
+#include "test_store_host.h"
 
-#include "base/own.h"
-#include "tests/store/host.h"
+#define QUOTA(quota) STORE_CONF("scrub = no\nquota = " quota)
 
-#define KIB	1024
-#define MIB	(1024 * KIB)
-#define CONF(more) "[store]\nmin-free = 0\n" more \
-		"\n[trust]\nintegrity = transport\n[prefetch]\n" \
-		"complete = never\n"
-#define QUOTA(quota) CONF("scrub = no\nquota = " quota)
-
-#define LOOK_MS	10	/* between two looks at what nothing announces */
 #define ROUNDS	8	/* of a race */
 /* Of a chunk's record in presence.ID, behind its header: cached/cached.h. */
 #define HEADER	4096
 #define RECORD	64
 
-static struct registry *reg;
 /* DERIVED is the first 6 MiB of BASE, moved, and 2 MiB of its own; LATER the
  * same 6 MiB at their place. */
 static struct reg_image *base, *derived, *later, *other, *third;
 
-/* cached is gone, and its end printed; the other cases go on. */
-static void
-failed(const char *why)
-{
-	fail_msg("%s", why);
-}
-
 static int
 publish(void **state)
 {
-	uint8_t *bytes = malloc(8 * MIB), *more = malloc(8 * MIB);
-
 	(void)state;
-	host_on_fail = failed;
-	assert_non_null(bytes);
-	assert_non_null(more);
-	reg = registry_new();
-	registry_fill(bytes, 8 * MIB, 1);
-	base = registry_image(reg, "os/base", "v1", bytes, 8 * MIB,
-	    IMAGE_INDEXED);
-	registry_fill(more, 8 * MIB, 2);
-	other = registry_image(reg, "os/other", "v1", more, 8 * MIB,
-	    IMAGE_INDEXED);
-	memcpy(more + 2 * MIB, bytes, 6 * MIB);
-	derived = registry_image(reg, "os/derived", "v1", more, 8 * MIB,
-	    IMAGE_INDEXED);
-	registry_fill(more, 8 * MIB, 4);
-	memcpy(more, bytes, 6 * MIB);
-	later = registry_image(reg, "os/later", "v1", more, 8 * MIB,
-	    IMAGE_INDEXED);
-	registry_fill(bytes, 8 * MIB, 3);
-	third = registry_image(reg, "os/third", "v1", bytes, 8 * MIB,
-	    IMAGE_INDEXED);
-	free(bytes);
-	free(more);
+	publish_nothing();
+	base = publish_image("os/base", 8 * MIB, 1);
+	other = publish_image("os/other", 8 * MIB, 2);
+	derived = publish_like("os/derived", 8 * MIB, 2, base, 2 * MIB,
+	    6 * MIB);
+	later = publish_like("os/later", 8 * MIB, 4, base, 0, 6 * MIB);
+	third = publish_image("os/third", 8 * MIB, 3);
 	return 0;
-}
-
-static int
-unpublish(void **state)
-{
-	(void)state;
-	registry_free(reg);
-	return 0;
-}
-
-static struct host_device *
-attach(struct host *h, const struct reg_image *image, bool whole)
-{
-	struct host_answer a = host_open(h, image->name, CTL_RUNG(DEFAULT),
-	    whole);
-
-	assert_int_equal(a.rung, CTL_RUNG(CHUNK));
-	return host_attach(h, &a);
 }
 
 static int
@@ -114,28 +54,6 @@ bytes_in_memory(const struct reg_image *image)
 }
 
 /* ---- waiting for what no message announces ---- */
-
-static void
-look_again(evutil_socket_t fd, short what, void *arg)
-{
-	(void)fd;
-	(void)what;
-	(void)arg;
-}
-
-/* host_until(), for a condition that is looked at every LOOK_MS. */
-static void
-until(struct host *h, bool (*holds)(void *arg), void *arg, const char *what)
-{
-	const struct timeval every = { .tv_usec = LOOK_MS * 1000 };
-	struct event *tick = event_new(h->base, -1, EV_PERSIST, look_again,
-	    NULL);
-
-	assert_non_null(tick);
-	assert_int_equal(event_add(tick, &every), 0);
-	host_until(h, holds, arg, what);
-	event_free(tick);
-}
 
 struct text {
 	struct host *h;
@@ -161,28 +79,6 @@ struct file {
 	const struct reg_image *image;
 	unsigned records;
 };
-
-/* A file of the store's directory of that image's layout. */
-static int
-store_file(const struct host *h, const struct reg_image *image,
-    const char *prefix)
-{
-	char path[256];
-	struct dirent *e;
-	DIR *d;
-	int fd = -1;
-
-	snprintf(path, sizeof(path), "%s/store/layouts/%s", h->dir,
-	    digest_to_hex(&image->layout).text);
-	d = opendir(path);
-	assert_non_null(d);
-	while (fd < 0 && (e = readdir(d)))
-		if (strncmp(e->d_name, prefix, strlen(prefix)) == 0)
-			fd = openat(dirfd(d), e->d_name, O_RDWR | O_CLOEXEC);
-	closedir(d);
-	assert_true(fd >= 0);
-	return fd;
-}
 
 /* Chunks whose records were written: a kill -9 does not lose them. */
 static unsigned
@@ -265,8 +161,8 @@ test_gc_spares_what_a_former_cached_published(void **state)
 
 	(void)state;
 	host_start(h);
-	parts = attach(h, base, false);
-	dev = attach(h, derived, false);
+	parts = attach_chunks(h, base, false);
+	dev = attach_chunks(h, derived, false);
 	assert_int_equal(host_read(parts, 6 * MIB + 512 * KIB, MIB), 0);
 	until_recorded(h, base);
 	assert_int_equal(host_read(parts, 2 * MIB, MIB), 0);
@@ -276,7 +172,7 @@ test_gc_spares_what_a_former_cached_published(void **state)
 	host_kill(h);
 	host_start(h);
 	host_read(dev, at, 300 * KIB);
-	greedy = attach(h, other, false);
+	greedy = attach_chunks(h, other, false);
 	host_read_all(greedy);
 	assert_int_equal(host_read(dev, at, 300 * KIB), 0);
 	assert_true(host_df(h).total <= 9 * MIB);
@@ -294,7 +190,7 @@ test_a_device_that_cannot_be_served_reads_no_evicted_bytes(void **state)
 
 	(void)state;
 	host_start(h);
-	dev = attach(h, base, true);
+	dev = attach_chunks(h, base, true);
 	host_read_all(dev);
 	until_recorded(h, base);
 	host_kill(h);
@@ -302,14 +198,14 @@ test_a_device_that_cannot_be_served_reads_no_evicted_bytes(void **state)
 	assert_int_equal(pwrite(fd, "x", 1, 5000), 1);
 	host_start(h);
 	assert_true(host_logged(h, "can't be served"));
-	greedy = attach(h, other, false);
+	greedy = attach_chunks(h, other, false);
 	host_read_all(greedy);
 	/* What can be read is compared at once; host_detach() ends the rest. */
 	for (uint64_t at = 0; at < 8 * MIB; at += MIB)
 		host_read_begin(dev, at, MIB);
 	host_images(h);
 	host_detach(dev);
-	host_read_all(attach(h, base, false));
+	host_read_all(attach_chunks(h, base, false));
 	host_free(h);
 }
 
@@ -326,7 +222,7 @@ test_import_never_writes_under_a_live_map(void **state)
 
 	(void)state;
 	host_start(h);
-	dev = attach(h, base, false);
+	dev = attach_chunks(h, base, false);
 	host_read_all(dev);
 	host_kill(h);
 	host_start(h);
@@ -375,7 +271,7 @@ test_rm_works_after_damage_was_mended_from_another_file(void **state)
 
 	(void)state;
 	host_start(h);
-	host_detach(attach(h, base, true));
+	host_detach(attach_chunks(h, base, true));
 	m.image = (char *)derived->name;
 	m.plain = true;		/* it has all of BASE that it needs */
 	a = host_ask(h, SUITE_BODY(OPEN), &m, -1);
@@ -415,12 +311,12 @@ test_a_pull_goes_on_when_another_layout_drops_its_chunk(void **state)
 
 	(void)state;
 	host_start(h);
-	host_detach(attach(h, base, true));
+	host_detach(attach_chunks(h, base, true));
 	host_stop(h);
 	damage(h, base, 2 * MIB + 100);
 	host_start(h);
 	host_open(h, later->name, CTL_RUNG(CHUNK), false);
-	dev = attach(h, base, false);
+	dev = attach_chunks(h, base, false);
 	h->net.state = NET_HELD;
 	id = host_open_begin(h, later->exact, CTL_RUNG(CHUNK), true);
 	until(h, has_fetches, &(struct fetches){ h, h->counts.fetches + 1 },
@@ -468,7 +364,7 @@ test_until_before_the_epoch_frees_nothing(void **state)
 
 	(void)state;
 	host_start(h);
-	host_detach(attach(h, base, true));
+	host_detach(attach_chunks(h, base, true));
 	m.until_s = 4000000000u;	/* 126 years ago */
 	a = host_ask(h, SUITE_BODY(GC), &m, -1);
 	assert_int_equal(a.type, SUITE_BODY(GC_ROW));
@@ -489,11 +385,11 @@ kept_on_damage(const char *conf)
 	struct host_device *dev;
 
 	host_start(h);
-	dev = attach(h, base, false);
+	dev = attach_chunks(h, base, false);
 	for (uint64_t at = 0; at < 6 * MIB; at += MIB)
 		assert_int_equal(host_read(dev, at, MIB), 0);
 	until_recorded(h, base);
-	host_detach(attach(h, derived, true));
+	host_detach(attach_chunks(h, derived, true));
 	host_detach(dev);
 	host_keep(h, "someone", keep);
 	damage(h, base, 2 * MIB + 100);
@@ -505,7 +401,7 @@ static void
 test_scrub_refetches_what_a_kept_image_leans_on(void **state)
 {
 	struct host *h = kept_on_damage(
-	    CONF("scrub = yes\nscrub-every = 2s\nquota = 0"));
+	    STORE_CONF("scrub = yes\nscrub-every = 2s\nquota = 0"));
 
 	(void)state;
 	until(h, is_complete, &(struct file){ h, derived, 0 },
@@ -520,12 +416,12 @@ static void
 test_a_mended_kept_image_is_spared_again(void **state)
 {
 	struct host *h = kept_on_damage(
-	    CONF("scrub = yes\nscrub-every = 2s\nquota = 14M"));
+	    STORE_CONF("scrub = yes\nscrub-every = 2s\nquota = 14M"));
 	struct host_device *greedy;
 
 	(void)state;
 	until_logged(h, " 0 damaged");
-	greedy = attach(h, other, false);
+	greedy = attach_chunks(h, other, false);
 	host_read_all(greedy);
 	host_detach(greedy);
 	assert_true(host_logged(h, "evicting"));
@@ -538,7 +434,7 @@ test_a_mended_kept_image_is_spared_again(void **state)
 static void
 evict_with_df(struct host *h, const struct reg_image *image)
 {
-	struct host_device *greedy = attach(h, image, false);
+	struct host_device *greedy = attach_chunks(h, image, false);
 	struct host_read *reads[8];
 
 	for (uint64_t i = 0; i < 8; i++)
@@ -559,12 +455,12 @@ test_df_during_eviction_costs_no_promise(void **state)
 
 	(void)state;
 	host_start(h);
-	host_detach(attach(h, base, true));
-	host_detach(attach(h, derived, true));
+	host_detach(attach_chunks(h, base, true));
+	host_detach(attach_chunks(h, derived, true));
 	host_keep(h, "someone", keep);
 	for (int i = 0; i < ROUNDS; i++) {
 		/* What DERIVED does not need of BASE. */
-		dev = attach(h, base, false);
+		dev = attach_chunks(h, base, false);
 		assert_int_equal(host_read(dev, 6 * MIB, 2 * MIB - 4 * KIB),
 		    0);
 		until_recorded(h, base);

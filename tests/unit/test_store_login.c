@@ -12,17 +12,12 @@
 
 #include <cmocka.h>
 
-#include <stdlib.h>
-#include <string.h>
+#include "test_store_host.h"
 
-#include "tests/store/host.h"
-
-#define MIB	(1024 * 1024)
 #define CONF	"[store]\nmin-free = 0\nscrub = no\n[trust]\n" \
 		"integrity = complete\n[prefetch]\ncomplete = never\n"
 #define NEEDED	"credentials-needed"
 
-static struct registry *reg;
 static struct reg_image *one, *two;
 
 static int
@@ -31,22 +26,12 @@ publish(void **state)
 	uint8_t *bytes = malloc(2 * MIB);
 
 	(void)state;
+	publish_nothing();
 	assert_non_null(bytes);
-	reg = registry_new();
 	registry_fill(bytes, 2 * MIB, 1);
 	one = registry_image(reg, "os/one", "v1", bytes, 2 * MIB, 0);
-	registry_fill(bytes, 2 * MIB, 2);
-	two = registry_image(reg, "os/two", "v1", bytes, 2 * MIB,
-	    IMAGE_INDEXED);
+	two = publish_image("os/two", 2 * MIB, 2);
 	free(bytes);
-	return 0;
-}
-
-static int
-unpublish(void **state)
-{
-	(void)state;
-	registry_free(reg);
 	return 0;
 }
 
@@ -67,11 +52,7 @@ struct wanted {
 static unsigned
 needed(const struct host *h)
 {
-	unsigned n = 0;
-
-	for (unsigned i = 0; i < h->n_notices && i < HOST_NOTICES; i++)
-		n += strcmp(h->notices[i].kind, NEEDED) == 0;
-	return n;
+	return times_noticed(h, NEEDED, "");
 }
 
 static bool
