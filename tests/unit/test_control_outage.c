@@ -13,43 +13,9 @@
 
 #include <time.h>
 
-#include "test_control_host.h"
+#include "test_control_device.h"
 
-#define SIZE		(8 * 1024 * 1024)
-#define IMAGE		"reg.example/a:1"
-#define CTL_INIT(NAME)	SHEDSTREAM__CONTROL__V1__##NAME##__INIT
 #define EIO_CONF	"[network]\non-outage = eio\noutage-delay = 45\n"
-
-static struct digest image, blob, layout, other;
-
-static int
-make_digests(void **state)
-{
-	(void)state;
-	image = digest_of("image", 5);
-	blob = digest_of("blob", 4);
-	layout = digest_of("layout", 6);
-	other = digest_of("other", 5);
-	return 0;
-}
-
-static int
-setup(void **state)
-{
-	struct host *h = calloc(1, sizeof(*h));
-
-	host_start(h);
-	*state = h;
-	return 0;
-}
-
-static int
-teardown(void **state)
-{
-	host_stop(*state);
-	free(*state);
-	return 0;
-}
 
 /* A new control with another configuration; devices come back. */
 static void
@@ -59,27 +25,6 @@ restart(struct host *h, const char *conf)
 	h->conf = conf;
 	host_begin(h);
 	host_go(h);
-}
-
-static ProtobufCBinaryData
-bytes(struct digest *d)
-{
-	return (ProtobufCBinaryData){ DIGEST_LEN, d->bytes };
-}
-
-static void
-refused(struct user *u, Shedstream__Control__V1__Code code, const char *text)
-{
-	_cleanup_answer_ CTL(Frame) *f = user_hear(u, CTL_BODY(ERROR));
-
-	if (f->error->code != code || !strstr(f->error->text, text))
-		fail_msg("error %d: %s", f->error->code, f->error->text);
-}
-
-static void
-hears(struct user *u, CTL(Frame__BodyCase) type)
-{
-	_cleanup_answer_ CTL(Frame) *f = user_hear(u, type);
 }
 
 static void
@@ -96,22 +41,14 @@ ask_attach(struct user *u, uint32_t on_outage, uint32_t delay_s)
 static void
 opens(struct host *h, struct digest *key)
 {
-	_cleanup_frame_ Suite__Frame *f = host_asked(h, SUITE_BODY(OPEN));
-	Suite__Opened m = SUITE__OPENED__INIT;
+	Suite__Opened m = opened(key, CTL_RUNG(CHUNK));
 
-	m.image_digest = bytes(&image);
-	m.blob_digest = bytes(&blob);
-	m.layout = bytes(key);
-	m.size = SIZE;
-	m.unit = 4096;
-	m.rung = CTL_RUNG(CHUNK);
-	m.image = (char *)IMAGE;
-	host_say(h, f->id, SUITE_BODY(OPENED), &m);
+	host_say(h, asked(h, SUITE_BODY(OPEN)), SUITE_BODY(OPENED), &m);
 }
 
-/* A new device: what its spec says. */
+/* A new device with that policy: what its spec says of it. */
 static uint32_t
-attached(struct host *h, struct user *u, struct digest *key,
+attached_with(struct host *h, struct user *u, struct digest *key,
     uint32_t on_outage, uint32_t delay_s)
 {
 	struct device_spec spec;
@@ -156,7 +93,7 @@ test_by_default_reads_stall(void **state)
 	struct host *h = *state;
 	struct user u = user_new(h, "shed");
 
-	assert_int_equal(attached(h, &u, &layout, 0, 0), 0);
+	assert_int_equal(attached_with(h, &u, &chunks, 0, 0), 0);
 	_cleanup_answer_ CTL(Frame) *f = listed(h, &u, 1700000000);
 	const CTL(Device) *d = f->devices->devices[0];
 	assert_int_equal(d->on_outage, CTL_OUTAGE(STALL));
@@ -174,7 +111,7 @@ test_one_device_may_get_eio(void **state)
 	struct user u = user_new(h, "shed");
 
 	/* also sooner than the configuration may say */
-	assert_int_equal(attached(h, &u, &layout, CTL_OUTAGE(EIO), 1), 1);
+	assert_int_equal(attached_with(h, &u, &chunks, CTL_OUTAGE(EIO), 1), 1);
 	{
 		_cleanup_answer_ CTL(Frame) *f = listed(h, &u, 0);
 		const CTL(Device) *d = f->devices->devices[0];
@@ -184,7 +121,7 @@ test_one_device_may_get_eio(void **state)
 		assert_int_equal(d->stalled_since, 0);
 	}
 	/* without a time of its own: the configuration's, 60 by default */
-	assert_int_equal(attached(h, &u, &other, CTL_OUTAGE(EIO), 0), 60);
+	assert_int_equal(attached_with(h, &u, &other, CTL_OUTAGE(EIO), 0), 60);
 	close(u.fd);
 }
 
@@ -196,9 +133,9 @@ test_the_configuration_is_for_who_asks_for_nothing(void **state)
 
 	restart(h, EIO_CONF);
 	u = user_new(h, "shed");
-	assert_int_equal(attached(h, &u, &layout, 0, 0), 45);
-	assert_int_equal(attached(h, &u, &other, CTL_OUTAGE(STALL), 0), 0);
-	assert_int_equal(attached(h, &u, &blob, 0, 300), 300);
+	assert_int_equal(attached_with(h, &u, &chunks, 0, 0), 45);
+	assert_int_equal(attached_with(h, &u, &other, CTL_OUTAGE(STALL), 0), 0);
+	assert_int_equal(attached_with(h, &u, &blob, 0, 300), 300);
 	close(u.fd);
 }
 
@@ -218,16 +155,17 @@ test_a_device_has_one_policy(void **state)
 		{ CTL_OUTAGE(STALL), 0, false },
 	};
 
-	assert_int_equal(attached(h, &u, &layout, CTL_OUTAGE(EIO), 90), 90);
+	assert_int_equal(attached_with(h, &u, &chunks, CTL_OUTAGE(EIO), 90),
+	    90);
 	for (size_t i = 0; i < ARRAY_LEN(asks); i++) {
 		ask_attach(&u, asks[i].on_outage, asks[i].delay_s);
-		opens(h, &layout);
+		opens(h, &chunks);
 		if (asks[i].fits)
 			hears(&u, CTL_BODY(ATTACHED));
 		else
 			refused(&u, CTL_CODE(IN_USE), "detach it first");
 	}
-	attached(h, &u, &other, 0, 0);
+	attached_with(h, &u, &other, 0, 0);
 	ask_attach(&u, CTL_OUTAGE(EIO), 0);
 	opens(h, &other);
 	refused(&u, CTL_CODE(IN_USE), "stall in an outage");
@@ -257,10 +195,10 @@ test_a_restart_keeps_a_devices_policy(void **state)
 	struct host *h = *state;
 	struct user u = user_new(h, "shed");
 
-	attached(h, &u, &layout, CTL_OUTAGE(EIO), 3);
+	attached_with(h, &u, &chunks, CTL_OUTAGE(EIO), 3);
 	close(u.fd);
 	restart(h, "");
-	opens(h, &layout);
+	opens(h, &chunks);
 	assert_int_equal(host_hear(h, CHILD_CREATE).device.eio_after_s, 3);
 }
 
@@ -275,14 +213,14 @@ test_a_new_device_has_a_policy_of_its_own(void **state)
 	struct device_spec spec;
 	char name[64];
 
-	attached(h, &u, &layout, CTL_OUTAGE(EIO), 3);
+	attached_with(h, &u, &chunks, CTL_OUTAGE(EIO), 3);
 	snprintf(name, sizeof(name), "%.12s", digest_to_hex(&blob).text);
 	detach.name = name;
 	user_ask(&u, CTL_BODY(DETACH), &detach);
 	hears(&u, CTL_BODY(DETACHED));
 	gone = host_hear(h, CHILD_DESTROY);
 	ask_attach(&u, CTL_OUTAGE(STALL), 0);	/* while it ends */
-	opens(h, &layout);
+	opens(h, &chunks);
 	hears(&u, CTL_BODY(ACCEPTED));
 	host_tell(h, PARENT_GONE, gone, -1);
 	spec = host_hear(h, CHILD_CREATE).device;
@@ -301,7 +239,7 @@ test_health_is_degraded_while_something_is_stalled(void **state)
 	struct user u = user_new(h, "shed");
 	CTL(Health) m = CTL_INIT(HEALTH);
 
-	attached(h, &u, &layout, 0, 0);
+	attached_with(h, &u, &chunks, 0, 0);
 	for (uint64_t i = 0; i < 3; i++) {
 		user_ask(&u, CTL_BODY(HEALTH), &m);
 		/* at the third, nobody happens to read just now */
@@ -379,7 +317,7 @@ test_doctor_names_devices_that_are_not(void **state)
 	struct host *h = *state;
 	struct user u = user_new(h, "shed");
 
-	attached(h, &u, &layout, CTL_OUTAGE(EIO), 2);
+	attached_with(h, &u, &chunks, CTL_OUTAGE(EIO), 2);
 	{
 		_cleanup_answer_ CTL(Frame) *f = doctor(h, &u, 1,
 		    (uint64_t)time(NULL), false);

@@ -5,7 +5,7 @@
  * registry is put right the right bytes must come.
  */
 #define _GNU_SOURCE
-#include "test_fetch_host.h"
+#include "test_fetch_log.h"
 
 /* ---- what goes well ---- */
 
@@ -648,48 +648,11 @@ test_referrers_are_redirected_and_not_remembered(void **state)
 
 /* ---- memory, cancelling, links ---- */
 
-static long
-rss_anon_kb(void)
-{
-	char path[64], line[256];
-	_cleanup_fclose_ FILE *f = NULL;
-	long kb = -1;
-
-	snprintf(path, sizeof(path), "/proc/%d/status", (int)child_pid);
-	f = fopen(path, "r");
-	assert_non_null(f);
-	while (fgets(line, sizeof(line), f))
-		if (sscanf(line, "RssAnon: %ld", &kb) == 1)
-			break;
-	return kb;
-}
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define SANITIZED	1
-#else
-#define SANITIZED	0
-#endif
-
 static void
 test_a_slow_cached_costs_no_memory(void **state)
 {
-	struct answer *a[32];
-	long kb;
-
 	(void)state;
-	if (SANITIZED)
-		skip();		/* its memory is the sanitizer's */
-	for (size_t i = 0; i < ARRAY_LEN(a); i++)
-		a[i] = ask_fetch(&plain, 0, BLOB_SIZE, false);
-	sleep(10);		/* longer than the idle limit, which must rest */
-	kb = rss_anon_kb();
-	print_message("   RssAnon %ld KiB\n", kb);
-	if (!getenv("FETCHERD"))
-		assert_true(kb > 0 && kb < 32 * 1024);
-	for (size_t i = 0; i < ARRAY_LEN(a); i++) {
-		want_ok(a[i]);
-		assert_int_equal(a[i]->got, BLOB_SIZE);
-	}
+	slow_cached(&plain, BLOB_SIZE);
 }
 
 static void

@@ -330,48 +330,12 @@ test_a_connection_that_died_idle_is_replaced(void **state)
 	assert_false(a->warm);
 }
 
-/* What cached does not take stays in the registry, and not in our memory. */
-static long
-rss_anon_kb(void)
-{
-	char path[64], line[256];
-	_cleanup_fclose_ FILE *f = NULL;
-	long kb = -1;
-
-	snprintf(path, sizeof(path), "/proc/%d/status", (int)child_pid);
-	f = fopen(path, "r");
-	assert_non_null(f);
-	while (fgets(line, sizeof(line), f))
-		if (sscanf(line, "RssAnon: %ld", &kb) == 1)
-			break;
-	return kb;
-}
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define SANITIZED	1
-#else
-#define SANITIZED	0
-#endif
-
+/* By HTTP/2 and HTTP/1.1 at once. */
 static void
 test_a_slow_cached_costs_no_memory(void **state)
 {
-	struct answer *a[32];
-	long kb;
-
 	(void)state;
-	if (SANITIZED)
-		skip();		/* its memory is the sanitizer's */
-	for (size_t i = 0; i < ARRAY_LEN(a); i++)
-		a[i] = ask_fetch(&h2, 0, i % 2 ? BLOB_SIZE : MOST, false);
-	sleep(10);		/* longer than the idle limit, which must rest */
-	kb = rss_anon_kb();
-	print_message("   RssAnon %ld KiB\n", kb);
-	assert_true(kb > 0 && kb < 32 * 1024);
-	for (size_t i = 0; i < ARRAY_LEN(a); i++) {
-		want_ok(a[i]);
-		assert_int_equal(a[i]->got, i % 2 ? BLOB_SIZE : MOST);
-	}
+	slow_cached(&h2, MOST);
 }
 
 /* ---- client certificates ---- */

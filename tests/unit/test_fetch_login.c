@@ -4,7 +4,7 @@
  * servers that answer wrongly, what a target gets, certificates.
  */
 #define _GNU_SOURCE
-#include "test_fetch_host.h"
+#include "test_fetch_log.h"
 
 /* ---- who we are ---- */
 
@@ -62,27 +62,29 @@ test_a_token_is_renewed_before_it_expires(void **state)
 	}
 }
 
+struct lines {
+	int status;		/* 0: requests for a token */
+	unsigned n;
+};
+
+static void
+count_line(const json_t *j, void *arg)
+{
+	struct lines *l = arg;
+
+	l->n += l->status > 0 ?
+	    json_integer_value(json_object_get(j, "status")) == l->status :
+	    starts(json_string_value(json_object_get(j, "path")), "/token");
+}
+
 /* Lines of priv's log: answers of that status, or requests for a token. */
 static unsigned
 priv_log(int status)
 {
-	_cleanup_fclose_ FILE *f = fopen(priv.log, "r");
-	char *line = NULL;
-	size_t size = 0;
-	unsigned n = 0;
+	struct lines l = { .status = status };
 
-	assert_non_null(f);
-	while (getline(&line, &size, f) > 0) {
-		json_t *j = json_loads(line, 0, NULL);
-
-		n += status > 0 ? json_integer_value(json_object_get(j,
-		    "status")) == status :
-		    strncmp(json_string_value(json_object_get(j, "path")),
-		    "/token", 6) == 0;
-		json_decref(j);
-	}
-	free(line);
-	return n;
+	log_each(&priv, count_line, &l);
+	return l.n;
 }
 
 /* Until so many tokens were asked for; `use`: while requests go on. */

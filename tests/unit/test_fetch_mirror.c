@@ -9,7 +9,7 @@
  * `mir` too.
  */
 #define _GNU_SOURCE
-#include "test_fetch_host.h"
+#include "test_fetch_log.h"
 
 static struct registry mir = { .name = "mir" };
 static char open_url[128], named_url[128], tls_url[128];
@@ -47,46 +47,24 @@ mirrors_start(void)
 	}
 }
 
-/* The mirror's log: calls each() for every line, and gives their number. */
-static unsigned
-mirror_log(void (*each)(const char *path, const char *auth))
-{
-	_cleanup_fclose_ FILE *f = fopen(mir.log, "r");
-	char *line = NULL;
-	size_t size = 0;
-	unsigned n = 0;
-
-	assert_non_null(f);
-	while (getline(&line, &size, f) > 0) {
-		json_t *j = json_loads(line, 0, NULL);
-		const json_t *headers = json_object_get(j, "headers");
-
-		assert_non_null(j);
-		if (each)
-			each(json_string_value(json_object_get(j, "path")),
-			    json_string_value(json_object_get(headers,
-			    "Authorization")));
-		n++;
-		json_decref(j);
-	}
-	free(line);
-	return n;
-}
-
 /* The log's line is written before the next request is answered. */
 static unsigned
 mirror_requests(void)
 {
 	tell(&mir, "heal");
-	return mirror_log(NULL);
+	return log_each(&mir, NULL, NULL);
 }
 
 static char last_path[1024], last_auth[256];
 
 static void
-keep_last(const char *path, const char *auth)
+keep_last(const json_t *j, void *unused)
 {
-	snprintf(last_path, sizeof(last_path), "%s", path);
+	const char *auth = log_credentials(j);
+
+	(void)unused;
+	snprintf(last_path, sizeof(last_path), "%s",
+	    json_string_value(json_object_get(j, "path")));
 	snprintf(last_auth, sizeof(last_auth), "%s", auth ? auth : "");
 }
 
@@ -96,7 +74,7 @@ want_last(const char *start, const char *query)
 	char want[512];
 
 	tell(&mir, "heal");
-	mirror_log(keep_last);
+	log_each(&mir, keep_last, NULL);
 	snprintf(want, sizeof(want), "/cache/of/v2/" REPO "/%s?%s", start,
 	    query);
 	assert_string_equal(last_path, want);
@@ -165,8 +143,12 @@ test_only_what_is_configured_is_a_mirror(void **state)
 }
 
 static void
-want_no_auth(const char *path, const char *auth)
+want_no_auth(const json_t *j, void *unused)
 {
+	const char *path = json_string_value(json_object_get(j, "path")),
+	    *auth = log_credentials(j);
+
+	(void)unused;
 	if (auth && !strstr(path, "/token"))
 		fail_msg("%s came with %s", path, auth);
 }
@@ -190,7 +172,7 @@ test_a_registrys_credentials_never_go_to_its_mirror(void **state)
 	tell(&mir, "auth?mode=none");
 	want_range(&priv, 0, UNIT);
 	via = "";
-	mirror_log(want_no_auth);
+	log_each(&mir, want_no_auth, NULL);
 	want_well(&priv);
 }
 
@@ -202,7 +184,7 @@ test_a_mirrors_own_section_counts(void **state)
 	via = named_url;
 	want_range(&plain, UNIT, UNIT);
 	tell(&mir, "heal");
-	mirror_log(keep_last);
+	log_each(&mir, keep_last, NULL);
 	assert_string_equal(last_auth, "Basic Y2Fyb2w6dGhpcmQ=");
 	tell(&mir, "auth?mode=bearer&ttl=60");
 	want_range(&plain, UNIT, UNIT);
