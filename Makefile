@@ -93,8 +93,9 @@ $(foreach p,devd devd-io cached fetcherd,$(eval $p_LIBS := $(POLICY_LIBS) -linih
 DISK := cached/disk.c $(filter cached/disk_%,$(CACHED_OS))
 RECORD := $(foreach f,create open dir write set_size reserve punch copy sync \
 	sync_dir rename unlink rmdir,-Wl,--wrap=disk_$f)
-HOST := tests/store/host.c tests/store/host_fetch.c tests/store/host_io.c \
-	tests/store/registry.c tests/store/replay.c image/cut.c image/index.c \
+HOST := tests/store/host.c tests/store/host_control.c \
+	tests/store/host_fetch.c tests/store/host_io.c tests/store/registry.c \
+	tests/store/replay.c image/cut.c image/index.c \
 	$(IPC) $(BASE) $(GEN)
 bench_SRC := tests/store/bench.c $(HOST) cached/work.c cached/chunk.c \
 	cached/presence.c $(DISK) $(filter cached/idle_%,$(CACHED_OS))

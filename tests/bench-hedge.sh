@@ -16,20 +16,6 @@ WARM=50
 USUAL=${USUAL:-5} SLOW=${SLOW:-250} EVERY=${EVERY:-50}
 HEDGE=${HEDGE:-5}
 STEP=262144		# bytes: the largest chunk, so that each read is a miss
-declare -A AT ADMIN
-
-server() { # NAME: a registry.py; sets AT[NAME] and ADMIN[NAME]
-	start "$1" /usr/bin/python3 "$TOOLS/registry.py" "$T/image" \
-		--index "$T/pack/index" --log "$T/$1.requests"
-	wait_line "$STARTED_PID" "$T/$1.log" '"registry"' ||
-		fail "registry.py did not start"
-	AT[$1]=$(jq -r .registry "$T/$1.log")
-	ADMIN[$1]=$(jq -r .admin "$T/$1.log")
-}
-
-tell() { # NAME fault?blob=short, settle, ...
-	curl -sf -o /dev/null "http://${ADMIN[$1]}/_$2"
-}
 
 places() { # FIRST COUNT: offsets, by chance but the same each time
 	/usr/bin/python3 -c 'import random, sys
@@ -75,7 +61,7 @@ half=$(((READS + WARM) * STEP / 2048 / 4 * 4))
 image_of "$T/image" 1:$half 2:$half
 "$BIN/shedpack" index "$T/image" -o "$T/pack" >/dev/null 2>&1
 for name in origin a b; do
-	server $name
+	scripted_start $name "$T/image" --index "$T/pack/index"
 done
 tell origin "fault?blob=slow:$USUAL"
 tell b "fault?blob=slow:$USUAL"

@@ -7,43 +7,16 @@
 # Never a wrong byte, and no credential goes to another host.
 . "$(dirname "$0")/lib.sh"
 
-# wrongly NAME OPTIONS...: tests/tools/registry.py; sets HOST and ADMIN
-wrongly() {
-	local name=$1
-	shift
-	start "$name" /usr/bin/python3 "$TOOLS/registry.py" "$SMALL" \
-		--log "$T/$name.requests" "$@"
-	wait_line "$STARTED_PID" "$T/$name.log" '"registry"' ||
-		fail "registry.py did not start"
-	HOST=$(jq -r .registry "$T/$name.log")
-	ADMIN=$(jq -r .admin "$T/$name.log")
-}
-
-tell() { # fault?blob=short, heal, ...
-	curl -sf -o /dev/null "http://$ADMIN/_$1" || fail "the registry is gone"
-}
-
-# read_unit URI UNIT FILE: its bytes, compared; ends when they have come
-read_unit() {
-	exec timeout 60 /usr/bin/python3 -c '
-import nbd, sys
-h = nbd.NBD()
-h.connect_uri(sys.argv[1])
-at = int(sys.argv[2]) * 65536
-with open(sys.argv[3], "rb") as f:
-    f.seek(at)
-    sys.exit(h.pread(65536, at) != f.read(65536))' "$1" "$2" "$SMALL"
-}
-
 # at_attach NAME FAULT: a device whose bytes are right, or a sentence
 at_attach() {
 	local uri status=0
-	tell "fault?$2"
-	uri=$(ctl attach "$HOST/test/attach-$1:v1" --name "a-$1" \
+	tell "$SERVER" "fault?$2"
+	uri=$(ctl attach "${AT[$SERVER]}/test/attach-$1:v1" --name "a-$1" \
 		--integrity complete --deadline 2 2>"$T/err") || status=$?
-	tell heal
+	tell "$SERVER" heal
 	if [ $status -eq 0 ]; then
-		read_unit "$uri" 3 & wait $! || fail "$2: wrong bytes at attach"
+		read_unit "$uri" 3 "$SMALL" & wait $! ||
+			fail "$2: wrong bytes at attach"
 		ctl detach "a-$1"
 	else
 		assert_eq $status 1 "$2: exit status of attach"
@@ -71,11 +44,12 @@ says() { # NAME REPO
 # under_read NAME FAULT: a read stalls, loudly, and then gets its bytes
 under_read() {
 	local uri repo=test/read-$1 reader
-	uri=$(ctl attach "$HOST/$repo:v1" --name "r-$1" --integrity complete)
-	read_unit "$uri" 1 & wait $! || fail "$2: wrong bytes before"
-	tell revoke
-	tell "fault?$2"
-	read_unit "$uri" 5 &
+	uri=$(ctl attach "${AT[$SERVER]}/$repo:v1" --name "r-$1" \
+		--integrity complete)
+	read_unit "$uri" 1 "$SMALL" & wait $! || fail "$2: wrong bytes before"
+	tell "$SERVER" revoke
+	tell "$SERVER" "fault?$2"
+	read_unit "$uri" 5 "$SMALL" &
 	reader=$!
 	wait_until 20 stalled "r-$1" "$repo" ||
 		fail "$2: the stalled read is not named in event, log and \
@@ -84,7 +58,7 @@ status: $(ctl status "r-$1" --json) $(ctl events --json | tail -n 3)"
 	wait_until 20 says "r-$1" "$repo" ||
 		fail "$2: last_error is $(status_of "r-$1" .last_error)"
 	echo "read, $2: $(status_of "r-$1" .last_error)"
-	tell heal
+	tell "$SERVER" heal
 	wait $reader || fail "$2: the read did not get the right bytes"
 	wait_until 10 test "$(status_of "r-$1" .stalled_reads)" -eq 0 ||
 		fail "$2: still stalled: $(ctl status "r-$1" --json)"
@@ -94,31 +68,32 @@ status: $(ctl status "r-$1" --json) $(ctl events --json | tail -n 3)"
 # goes_well NAME FAULT: all reads are right, and none stalls
 goes_well() {
 	local uri
-	tell revoke
-	tell "fault?$2"
-	uri=$(ctl attach "$HOST/test/well-$1:v1" --name "w-$1" \
+	tell "$SERVER" revoke
+	tell "$SERVER" "fault?$2"
+	uri=$(ctl attach "${AT[$SERVER]}/test/well-$1:v1" --name "w-$1" \
 		--integrity complete)
 	for unit in 0 7 9 30 31 100 200; do
-		read_unit "$uri" $unit & wait $! || fail "$2: unit $unit"
+		read_unit "$uri" $unit "$SMALL" & wait $! || fail "$2: unit $unit"
 	done
 	assert_eq "$(status_of "w-$1" .requests.failed)" 0 "$2: failed requests"
 	ctl detach "w-$1"
-	tell heal
+	tell "$SERVER" heal
 }
 
 image_small
 mkdir "$T/tls"
 make_ca "$T/tls"
-wrongly secure --tls-cert "$T/tls/cert.pem" --tls-key "$T/tls/key.pem"
-TLS_HOST=$HOST TLS_ADMIN=$ADMIN
-wrongly scripted --auth bearer --user alice:open-sesame
-printf '{"auths": {"%s": {"auth": "%s"}}}' "$HOST" \
+scripted_start secure "$SMALL" --tls-cert "$T/tls/cert.pem" \
+	--tls-key "$T/tls/key.pem"
+scripted_start scripted "$SMALL" --auth bearer --user alice:open-sesame
+SERVER=scripted
+printf '{"auths": {"%s": {"auth": "%s"}}}' "${AT[scripted]}" \
 	"$(printf alice:open-sesame | base64)" >"$T/auth.json"
 chmod 600 "$T/auth.json"
 cat >"$T/conf" <<END
-[registry "$HOST"]
+[registry "${AT[scripted]}"]
 auth-file = $T/auth.json
-[registry "$TLS_HOST"]
+[registry "${AT[secure]}"]
 ca = $T/tls/ca.pem
 END
 suite_start
@@ -137,13 +112,13 @@ for fault in status:404 unauthorized retry:1 status:500 hang-head close loop \
 done
 for fault in bad-token status:500; do
 	n=$((n + 1))
-	tell revoke
+	tell "$SERVER" revoke
 	at_attach $n "token=$fault"
 	under_read $n "token=$fault"
 done
 goes_well plain blob=redirect
 goes_well expiring blob=redirect:2
-HOST=$TLS_HOST ADMIN=$TLS_ADMIN
+SERVER=secure
 at_attach downgrade blob=downgrade
 under_read downgrade blob=downgrade
 

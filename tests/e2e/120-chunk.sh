@@ -66,24 +66,17 @@ suite_stop
 
 ## a registry that sends wrong bytes
 
-start scripted /usr/bin/python3 "$TOOLS/registry.py" "$SMALL" \
-	--log "$T/scripted.requests" --index "$T/pack/index"
-wait_line "$STARTED_PID" "$T/scripted.log" '"registry"' ||
-	fail "registry.py did not start"
+scripted_start scripted "$SMALL" --index "$T/pack/index"
 WRONG=$(jq -r .image "$T/scripted.log")
-ADMIN=$(jq -r .admin "$T/scripted.log")
-tell() {
-	curl -sf -o /dev/null "http://$ADMIN/_$1" || fail "the registry is gone"
-}
 suite_start
 # the index itself
-tell 'fault?blob=flip'
+tell scripted 'fault?blob=flip'
 assert_exit 1 '^shedctl: DIGEST_MISMATCH: .*chunk index' \
 	ctl attach "$WRONG" --name wrong --deadline 2
-tell heal
+tell scripted heal
 uri=$(ctl attach "$WRONG" --name wrong)
 # every answer for a while: the read waits, loudly
-tell 'fault?blob=flip'
+tell scripted 'fault?blob=flip'
 index_tool at "$T/pack/index" 0.9 >"$T/at"
 read -r at len <"$T/at"
 /usr/bin/python3 -c 'import nbd, sys
@@ -100,11 +93,11 @@ waits() {
 wait_until 20 waits || fail "not asked again: $(ctl status wrong --json)"
 kill -0 $reader || fail "the read ended with wrong bytes at hand"
 event_await '"stalled".*wrong digest' 5 || fail "no event: $(ctl events)"
-tell heal
+tell scripted heal
 wait $reader || fail "the read did not get the right bytes"
 # some answers, of those to many reads at once
 failed=$(status_of wrong .requests.failed)
-tell 'fault?blob=flip&times=5'
+tell scripted 'fault?blob=flip&times=5'
 assert_eq "$(device_sha "$uri")" "${EROFS#sha256:}" "the whole device"
 [ "$(status_of wrong .requests.failed)" -ge $((failed + 5)) ] ||
 	fail "5 wrong answers were not counted: $(ctl status wrong --json)"

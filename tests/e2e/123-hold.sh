@@ -13,18 +13,6 @@ QUOTA=$((22 << 20))
 # beyond the quota: indexes, and presence files as they grow
 SLACK=$((1 << 20))
 
-declare -A NAME MAN SHA DEV FILE
-make() { # KEY SEED:KIB...: an image of its own repository, with an index
-	local key=$1
-	shift
-	FILE[$key]=$T/$key.erofs
-	image_of "${FILE[$key]}" "$@"
-	image_push "${FILE[$key]}" "test/$key:v1"
-	image_annotate "${FILE[$key]}"
-	NAME[$key]=$IMAGE MAN[$key]=$MANIFEST SHA[$key]=${EROFS#sha256:}
-	DEV[$key]=$EROFS
-}
-
 pull() { # KEY...
 	local key
 	for key; do
@@ -55,7 +43,7 @@ why_kept() { # KEY: what gc says
 is_right() { # KEY: read whole, through a device of it
 	local uri
 	uri=$(ctl attach "${MAN[$1]}" --name check) || fail "attach $1"
-	assert_eq "$(device_sha "$uri")" "${SHA[$1]}" "the device of $1"
+	assert_eq "$(device_sha "$uri")" "${DEV[$1]#sha256:}" "the device of $1"
 	ctl detach check
 	wait_until 10 no_device check || fail "the device of $1 is left"
 }
@@ -84,9 +72,9 @@ watch() {
 registry_start
 n=10
 for key in a b c d e; do
-	make $key $((n++)):6144
+	image_make $key $((n++)):6144
 done
-make bare 99:1024
+image_make bare 99:1024
 printf '[store]\nquota = %d\nmin-free = 1M\nscrub = no\n' $QUOTA >"$T/conf"
 suite_start
 watch &
@@ -131,7 +119,7 @@ ctl gc >/dev/null
 # in use until a moment ago, though all of it was read long before
 pull a
 uri=$(ctl attach "${NAME[a]}" --name long)
-assert_eq "$(device_sha "$uri")" "${SHA[a]}" "a, for long"
+assert_eq "$(device_sha "$uri")" "${DEV[a]#sha256:}" "a, for long"
 next_second
 pull b
 next_second
@@ -150,7 +138,7 @@ whole a d || fail "what was attached last was evicted: $(ctl df)"
 ctl gc >/dev/null
 pull a
 uri=$(ctl attach "${NAME[a]}" --name long)
-assert_eq "$(device_sha "$uri")" "${SHA[a]}" "a, for long"
+assert_eq "$(device_sha "$uri")" "${DEV[a]#sha256:}" "a, for long"
 next_second
 pull b c
 suite_stop
@@ -179,12 +167,12 @@ for key in a b c; do
 done
 assert_exit 1 '^shedctl: NO_SPACE: .*quota' ctl pull "${NAME[d]}"
 whole a b c || fail "what is held was evicted: $(ctl df)"
-assert_eq "$(device_sha "$uri")" "${SHA[c]}" "the attached one"
+assert_eq "$(device_sha "$uri")" "${DEV[c]#sha256:}" "the attached one"
 assert_json '.pinned and .owners == []' row a .
 assert_json '.owners == ["one"] and .pinned == false' row b .
 # a device of what can't be kept works all the same
 other=$(ctl attach "${NAME[d]}" --name through)
-assert_eq "$(device_sha "$other")" "${SHA[d]}" "through a full store"
+assert_eq "$(device_sha "$other")" "${DEV[d]#sha256:}" "through a full store"
 ctl detach through
 whole a b c || fail "what is held was evicted: $(ctl df)"
 # it all survives
@@ -259,10 +247,10 @@ wait $WATCH || true
 
 ## kept, and made of what others have as well
 
-make base 31:6144
-make next 31:6144 32:2048
+image_make base 31:6144
+image_make next 31:6144 32:2048
 for key in twin1 twin2 twin3; do
-	make $key 31:6144 "4${key#twin}:300"
+	image_make $key 31:6144 "4${key#twin}:300"
 done
 pull base next
 assert_json '.images | all(.shared > 6000000)' ctl df --json
@@ -275,7 +263,7 @@ suite_stop
 suite_start
 for key in twin1 twin2 twin3; do
 	path=$(ctl attach "${NAME[$key]}" --name $key --present plain 2>/dev/null)
-	assert_eq "$(sha_of "$path")" "${SHA[$key]}" "plain: $key"
+	assert_eq "$(sha_of "$path")" "${DEV[$key]#sha256:}" "plain: $key"
 	ctl detach $key
 	wait_until 10 no_device $key || fail "the device is left"
 done
@@ -299,7 +287,7 @@ registry_stop
 rm -rf "$T/run"
 suite_start
 uri=$(ctl attach "${MAN[next]}" --name kept)
-assert_eq "$(timeout 20 nbdcopy "$uri" - | sha_of)" "${SHA[next]}" \
+assert_eq "$(timeout 20 nbdcopy "$uri" - | sha_of)" "${DEV[next]#sha256:}" \
 	"a kept image, without a registry"
 assert_json '.network_free and .requests.sent == 0' ctl status kept --json
 assert_exit 1 IN_USE ctl rm "${MAN[next]}"

@@ -9,24 +9,11 @@
 . "$(dirname "$0")/lib.sh"
 
 registry_start
-declare -A NAME MAN SHA DEV FILE
-make() { # KEY SEED:KIB...: an image of its own repository, with an index
-	local key=$1
-	shift
-	FILE[$key]=$T/$key.erofs
-	image_of "${FILE[$key]}" "$@"
-	image_push "${FILE[$key]}" "test/$key:v1"
-	rm -rf "$T/pack"
-	[ "$key" = loose ] || image_annotate "${FILE[$key]}"
-	[ "$key" = loose ] || mv "$T/pack" "$T/$key.pack"
-	NAME[$key]=$IMAGE MAN[$key]=$MANIFEST SHA[$key]=${EROFS#sha256:}
-	DEV[$key]=$EROFS
-}
-make base 1:6000 0:2000 2:2000
-make next 3:300 1:6000 2:2000 4:500	# shares with base
-make dups 5:2000 0:1500 5:2000 6:1000 5:2000
-make other 9:6000
-make loose 7:4000 0:1000 8:3000		# without an index
+image_make base 1:6000 0:2000 2:2000
+image_make next 3:300 1:6000 2:2000 4:500	# shares with base
+image_make dups 5:2000 0:1500 5:2000 6:1000 5:2000
+image_make other 9:6000
+image_make loose loose 7:4000 0:1000 8:3000		# without an index
 
 image_is() { # KEY JQ
 	ctl images --json | jq -e --arg d "${MAN[$1]}" \
@@ -34,7 +21,7 @@ image_is() { # KEY JQ
 }
 
 is_promoted() { # KEY FILE
-	assert_eq "$(sha_of "$2")" "${SHA[$1]}" "promoted: $1"
+	assert_eq "$(sha_of "$2")" "${DEV[$1]#sha256:}" "promoted: $1"
 	assert_eq "$(stat -c '%a %F %h' "$2")" "444 regular file 1" \
 		"mode, type and links of $2"
 }
@@ -178,7 +165,7 @@ assert_eq "$(registry_bytes)" 0 "bytes of blobs for what was imported"
 registry_stop
 for key in base dups loose; do
 	uri=$(ctl attach "${MAN[$key]}" --name $key)
-	assert_eq "$(device_sha "$uri")" "${SHA[$key]}" "imported: $key"
+	assert_eq "$(device_sha "$uri")" "${DEV[$key]#sha256:}" "imported: $key"
 	status_is $key .network_free true || fail "imported, not complete: $key"
 	ctl detach $key
 done
@@ -201,7 +188,7 @@ rm "$T/source"
 image_is base '.network_free == false' || fail "damaged, and complete"
 registry_mark
 uri=$(ctl attach "${NAME[base]}" --name base)
-assert_eq "$(device_sha "$uri")" "${SHA[base]}" "imported with damage"
+assert_eq "$(device_sha "$uri")" "${DEV[base]#sha256:}" "imported with damage"
 assert_le "$(registry_bytes "${DEV[base]}")" $((lost + 16)) \
 	"bytes fetched where the file had $lost damaged"
 wait_until 10 status_is base .network_free true || fail "base is not whole"
@@ -220,7 +207,7 @@ registry_mark
 cp "${FILE[dups]}" "$T/source"
 ctl import "${MAN[dups]}" "$T/source" 2>/dev/null
 rm "$T/source"
-assert_eq "$(device_sha "$uri")" "${SHA[dups]}" "imported under a device"
+assert_eq "$(device_sha "$uri")" "${DEV[dups]#sha256:}" "imported under a device"
 assert_eq "$(registry_bytes)" 0 "bytes fetched under a device"
 wait_until 10 status_is dups .network_free true || fail "dups is not whole"
 ctl detach dups
@@ -272,10 +259,10 @@ plain loose
 # of one that shares
 ctl pull "${NAME[base]}" 2>/dev/null
 uri=$(ctl attach "${NAME[next]}" --name next)
-assert_eq "$(device_sha "$uri")" "${SHA[next]}" "before plain"
+assert_eq "$(device_sha "$uri")" "${DEV[next]#sha256:}" "before plain"
 [ "$(status_of next .chunks.shared)" -gt 0 ] || fail "next shares nothing"
 plain next
-assert_eq "$(device_sha "$uri")" "${SHA[next]}" "beside plain"
+assert_eq "$(device_sha "$uri")" "${DEV[next]#sha256:}" "beside plain"
 assert_json '.chunks.shared == 0' ctl status next --json
 # it is not in the way of what it leaned on, and stays when that goes
 ctl rm "${NAME[base]}"
@@ -330,8 +317,8 @@ if [ "$(id -u)" -ne 0 ]; then
 fi
 registry_start
 rm -rf "$STORE" "$T/run" "$T/conf"
-make wide 11:9000
-make wider 12:300 11:9000
+image_make wide 11:9000
+image_make wider 12:300 11:9000
 suite_start
 ctl pull "${NAME[wide]}" 2>/dev/null
 ctl pull "${NAME[wider]}" 2>/dev/null
@@ -351,5 +338,5 @@ path=$(timeout 30 "$BIN/shedctl" --socket "$T/run/control.sock" attach \
 wait $reader || fail "the reader got an error"
 end_pid "$SLOW"
 cmp "$path" "${FILE[wider]}" || fail "plain: it is not the image"
-assert_eq "$(device_sha "$uri")" "${SHA[wider]}" "beside plain"
+assert_eq "$(device_sha "$uri")" "${DEV[wider]#sha256:}" "beside plain"
 suite_stop

@@ -9,25 +9,9 @@
 . "$(dirname "$0")/lib.sh"
 
 registry_start
-declare -A NAME MAN SHA FILE LAYOUT
-make() { # KEY SEED:KIB...: an image of its own repository, with an index
-	local key=$1
-	shift
-	FILE[$key]=$T/$key.erofs
-	image_of "${FILE[$key]}" "$@"
-	image_push "${FILE[$key]}" "test/$key:v1"
-	LAYOUT[$key]=$STORE/layouts/${EROFS#sha256:}
-	rm -rf "$T/pack"
-	if [ "$key" != loose ]; then
-		image_annotate "${FILE[$key]}"
-		mv "$T/pack" "$T/$key.pack"
-		LAYOUT[$key]=$STORE/layouts/${INDEX#sha256:}
-	fi
-	NAME[$key]=$IMAGE MAN[$key]=$MANIFEST SHA[$key]=${EROFS#sha256:}
-}
-make base 1:5000 0:1000 2:2000
-make next 1:5000 2:2000 3:1500	# leans on base
-make loose 7:2000 0:500 8:1000	# without an index
+image_make base 1:5000 0:1000 2:2000
+image_make next 1:5000 2:2000 3:1500	# leans on base
+image_make loose loose 7:2000 0:500 8:1000	# without an index
 
 data() { # KEY: its file in the store
 	echo "${LAYOUT[$1]}"/data.*
@@ -75,7 +59,7 @@ image_is() { # KEY JQ
 is_right() { # KEY WHEN
 	local uri
 	uri=$(ctl attach "${MAN[$1]}" --name "check-$1") || fail "attach $1"
-	assert_eq "$(device_sha "$uri")" "${SHA[$1]}" "$1, $2"
+	assert_eq "$(device_sha "$uri")" "${DEV[$1]#sha256:}" "$1, $2"
 	ctl detach "check-$1"
 }
 
@@ -126,17 +110,17 @@ verified 0 --all
 ## under a live device
 
 uri=$(ctl attach "${MAN[next]}" --name live)
-assert_eq "$(device_sha "$uri")" "${SHA[next]}" "next, live"
+assert_eq "$(device_sha "$uri")" "${DEV[next]#sha256:}" "next, live"
 flip base 0 0.3 0.6 0.9
 verified 4 --all
 in_place base || fail "repaired under a device, and not in place"
-assert_eq "$(device_sha "$uri")" "${SHA[next]}" "next, repaired under it"
+assert_eq "$(device_sha "$uri")" "${DEV[next]#sha256:}" "next, repaired under it"
 wait_until 10 status_is live .network_free true ||
 	fail "not network-free again: $(ctl status live --json)"
 flip next 0.95
 assert_json '.damaged == 1' ctl verify --json "${NAME[next]}"
 assert_json '.chunks.damaged == 1 and .state != "failed"' ctl status live --json
-assert_eq "$(device_sha "$uri")" "${SHA[next]}" "next, repaired again"
+assert_eq "$(device_sha "$uri")" "${DEV[next]#sha256:}" "next, repaired again"
 wait_until 10 status_is live .network_free true ||
 	fail "not network-free again: $(ctl status live --json)"
 
@@ -159,7 +143,7 @@ wait_until 20 read_waits ||
 	fail "a read of what is not there does not wait: $(<"$T/late")"
 registry_start
 wait $reader
-assert_eq "$(<"$T/late")" "${SHA[next]}" "a read that waited"
+assert_eq "$(<"$T/late")" "${DEV[next]#sha256:}" "a read that waited"
 wait_until 20 status_is live .network_free true ||
 	fail "not mended: $(ctl status live --json)"
 wait_until 20 image_is base .network_free || fail "base: $(ctl images)"
@@ -172,7 +156,7 @@ suite_stop
 printf '[store]\nscrub-every = 1s\nscrub-rate = 1G\n' >"$T/conf"
 suite_start
 uri=$(ctl attach "${MAN[next]}" --name live)
-assert_eq "$(device_sha "$uri")" "${SHA[next]}" "next, before the scrub"
+assert_eq "$(device_sha "$uri")" "${DEV[next]#sha256:}" "next, before the scrub"
 for round in 1 2 3; do
 	# else the whole digest, still on its way, may see it first
 	wait_until 15 image_is base .network_free ||
@@ -185,7 +169,7 @@ for round in 1 2 3; do
 	wait_until 10 image_is base .network_free || fail "base: $(ctl images)"
 	wait_until 10 status_is live .network_free true ||
 		fail "round $round: $(ctl status live --json)"
-	assert_eq "$(device_sha "$uri")" "${SHA[next]}" "round $round: next"
+	assert_eq "$(device_sha "$uri")" "${DEV[next]#sha256:}" "round $round: next"
 	is_right base "round $round"
 done
 event_await '[0-9]+ chunks on disk are damaged, chunk [0-9]+ first: fetching them again' 5 ||
@@ -205,7 +189,7 @@ wait_until 20 image_is loose .network_free || fail "loose: $(ctl images)"
 flip base 0.65
 wait_until 15 seen 9 || fail "the scrub does not go on"
 wait_until 10 image_is base .network_free || fail "base: $(ctl images)"
-assert_eq "$(device_sha "$uri")" "${SHA[next]}" "next, in the end"
+assert_eq "$(device_sha "$uri")" "${DEV[next]#sha256:}" "next, in the end"
 is_right loose "in the end"
 ctl detach live
 suite_stop
@@ -226,7 +210,7 @@ for what in presence index complete json; do
 		uri=$(ctl attach "${NAME[base]}" --name base) ||
 			fail "$what flipped at $part%: attach"
 		assert_eq "$(timeout 20 nbdcopy "$uri" - | sha_of)" \
-			"${SHA[base]}" "$what flipped at $part%"
+			"${DEV[base]#sha256:}" "$what flipped at $part%"
 		ctl detach base
 		suite_stop
 		# presence files are named anew when they are made anew
@@ -238,7 +222,7 @@ file=${LAYOUT[base]}/index
 spoil "$file" $((4096 + 4096 + 64 * 20 + 5))
 suite_start
 uri=$(ctl attach "${NAME[base]}" --name base)
-assert_eq "$(timeout 20 nbdcopy "$uri" - | sha_of)" "${SHA[base]}" \
+assert_eq "$(timeout 20 nbdcopy "$uri" - | sha_of)" "${DEV[base]#sha256:}" \
 	"a chunk's digest flipped in the index"
 wait_until 10 status_is base .network_free true || fail "not network-free"
 ctl detach base

@@ -100,23 +100,18 @@ assert_exit 1 "$T/conf: .*client-cert and client-key; set both" \
 
 # without one, and with one that can't be used
 image=$FRONT/test/base:v1
-conf ''
-suite_start
-assert_exit 1 '^shedctl: [A-Z_]+: .*client-cert and client-key' \
-	ctl attach "$image" --name none --integrity complete
-suite_stop
-conf "client-cert = $T/host.pem
-client-key = $T/other.key"
-suite_start
-assert_exit 1 '^shedctl: AUTH_DENIED: .*client-cert and client-key .*check' \
-	ctl attach "$image" --name none --integrity complete
-suite_stop
-conf "client-cert = $T/host.pem
-client-key = $T/nothing.key"
-suite_start
-assert_exit 1 '^shedctl: AUTH_DENIED: .*client-key .*check both files' \
-	ctl attach "$image" --name none --integrity complete
-suite_stop
+cant_attach() { # LINES OF THE SECTION, REGEX: of what shedctl says
+	conf "$1"
+	suite_start
+	assert_exit 1 "^shedctl: $2" \
+		ctl attach "$image" --name none --integrity complete
+	suite_stop
+}
+cant_attach '' '[A-Z_]+: .*client-cert and client-key'
+cant_attach "client-cert = $T/host.pem
+client-key = $T/other.key" 'AUTH_DENIED: .*client-cert and client-key .*check'
+cant_attach "client-cert = $T/host.pem
+client-key = $T/nothing.key" 'AUTH_DENIED: .*client-key .*check both files'
 
 # with one
 conf "client-cert = $T/host.pem

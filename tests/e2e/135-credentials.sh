@@ -34,18 +34,6 @@ config_json() { # HOST USER PASSWORD: as docker writes it
 		credHelpers: {"gcr.io": "gcloud"}}'
 }
 
-# read_unit URI UNIT [FILE]: its bytes, compared; ends when they have come
-read_unit() {
-	exec timeout 60 /usr/bin/python3 -c '
-import nbd, sys
-h = nbd.NBD()
-h.connect_uri(sys.argv[1])
-at = int(sys.argv[2]) * 65536
-with open(sys.argv[3], "rb") as f:
-    f.seek(at)
-    sys.exit(h.pread(65536, at) != f.read(65536))' "$1" "$2" "${3:-$T/image.erofs}"
-}
-
 reads() { # URI UNIT WHAT [FILE]
 	read_unit "$1" "$2" "${@:4}" & wait $! || fail "$3"
 }
@@ -230,15 +218,9 @@ registry_stop
 
 ## a token server
 
-start scripted /usr/bin/python3 "$TOOLS/registry.py" "$T/image.erofs" \
-	--log "$T/requests" --auth bearer --user alice:token-secret-word
-wait_line "$STARTED_PID" "$T/scripted.log" '"registry"' ||
-	fail "registry.py did not start"
-HOST=$(jq -r .registry "$T/scripted.log")
-ADMIN=$(jq -r .admin "$T/scripted.log")
-tell() {
-	curl -sf -o /dev/null "http://$ADMIN/_$1" || fail "the registry is gone"
-}
+scripted_start scripted "$T/image.erofs" --auth bearer \
+	--user alice:token-secret-word
+HOST=${AT[scripted]}
 secret alice token-secret-word
 secret alice other-secret-word
 rm -rf "$STORE" "$T/run"
@@ -249,8 +231,8 @@ uri=$(ctl attach "$HOST/test/base:v1" --name tokens --integrity complete)
 reads "$uri" 1 "a read with a token"
 kill -KILL "$(suite_pid fetcherd)"
 reads "$uri" 2 "a read with a new token"
-tell "user?is=alice:other-secret-word"
-tell revoke
+tell scripted "user?is=alice:other-secret-word"
+tell scripted revoke
 read_unit "$uri" 30 &
 reader=$!
 read_unit "$uri" 50 &
@@ -260,23 +242,23 @@ printf 'alice\r\nother-secret-word\r\n' | login "$HOST"
 wait $reader || fail "a read with the new token"
 wait $other || fail "another read with the new token"
 # that ends by itself, too
-tell fault?blob=unauthorized
+tell scripted fault?blob=unauthorized
 read_unit "$uri" 70 &
 reader=$!
 wait_until 30 asked_for "$HOST" 2 || fail "events: $(ctl events --json)"
 waits_for tokens "$HOST" $reader 2
-tell heal
+tell scripted heal
 wait $reader || fail "a read after the registry was put right"
 ctl health >/dev/null || fail "health says $(ctl health)"
 shown
 nowhere
 # what the registry says went to nobody else
 if jq -e 'select(.headers.Authorization) | select(.role != "registry") |
-	select(.path | startswith("/token") | not)' "$T/requests"; then
+	select(.path | startswith("/token") | not)' "$T/scripted.requests"; then
 	fail "a credential went to the wrong host"
 fi
 ctl logout "$HOST"
-tell revoke
+tell scripted revoke
 refused "$HOST/test/other:v1" "refuses anonymous access"
 suite_stop
 
@@ -290,8 +272,8 @@ suite_start
 printf 'alice:other-secret-word' | login "$HOST"
 uri=$(ctl attach "$GONE/test/base:v1" --name mirrored --integrity complete)
 reads "$uri" 1 "a read by the mirror"
-tell "user?is=alice:token-secret-word"
-tell revoke
+tell scripted "user?is=alice:token-secret-word"
+tell scripted revoke
 read_unit "$uri" 30 &
 reader=$!
 wait_until 30 asked_for "$HOST" 1 || fail "events: $(ctl events --json)"
@@ -302,4 +284,4 @@ wait $reader || fail "a read by the mirror with other credentials"
 shown
 nowhere
 suite_stop
-echo "NOTE: $(jq -s length "$T/requests") requests to the token server's registry"
+echo "NOTE: $(jq -s length "$T/scripted.requests") requests to the token server's registry"

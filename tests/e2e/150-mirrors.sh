@@ -15,33 +15,20 @@ LIES_MOST=40
 
 ## the registry and its mirrors: origin, a, b; each is a registry.py
 
-declare -A AT ADMIN FROM PID
-AT[origin]=127.0.0.1:0 AT[a]=127.0.0.1:0 AT[b]=127.0.0.1:0
+declare -A FROM PID
 
-up() { # NAME [OPTIONS]: started again, it is at the same address
-	local name=$1 host=${AT[$1]%:*} port=${AT[$1]##*:} prefix=''
+up() { # NAME [OPTIONS]
+	local name=$1 prefix=''
 	shift
 	[ "$name" = b ] && prefix=/cache
-	: >"$T/$name.log"
-	start "$name" "${IN[@]}" /usr/bin/python3 "$TOOLS/registry.py" \
-		"$T/image" --index "$T/pack/index" --log "$T/$name.requests" \
-		--address "$host" --port "$port" --prefix "$prefix" "$@"
+	scripted_start "$name" "$T/image" --index "$T/pack/index" \
+		--prefix "$prefix" "$@"
 	PID[$name]=$STARTED_PID
-	wait_line "$STARTED_PID" "$T/$name.log" '"registry"' ||
-		fail "registry.py did not start"
-	AT[$name]=$(jq -r .registry "$T/$name.log")
-	ADMIN[$name]=$(jq -r .admin "$T/$name.log")
 }
-IN=()			# nsenter, for one part
 
 down() { # NAME: a closed port
 	kill -KILL "${PID[$1]}"
 	wait "${PID[$1]}" 2>/dev/null || true
-}
-
-tell() { # NAME fault?blob=short, heal, ...
-	"${IN[@]}" curl -sf -o /dev/null "http://${ADMIN[$1]}/_$2" ||
-		fail "$1 is gone"
 }
 
 # what is asked from now on counts
@@ -310,7 +297,7 @@ fi
 start net unshare -n sh -c 'ip link set lo up && ip addr add \
 	10.77.0.1/32 dev lo && echo up && exec sleep infinity'
 wait_line "$STARTED_PID" "$T/net.log" '^up$' || fail "no network namespace"
-IN=(nsenter -t "$STARTED_PID" -n)
+SCRIPTED_IN=(nsenter -t "$STARTED_PID" -n)
 for name in origin a b; do
 	down $name
 	: >"$T/$name.requests"
@@ -318,7 +305,7 @@ for name in origin a b; do
 	up $name
 done
 conf
-SUITE_IN=("${IN[@]}")
+SUITE_IN=("${SCRIPTED_IN[@]}")
 SUITE_PID=
 fresh
 tell a 'fault?blob=redirect'

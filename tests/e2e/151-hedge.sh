@@ -15,20 +15,6 @@ PERCENT=5
 SPARE=4			# hedges that may be saved, see HEDGES_SAVED
 MB=$(((READS + WARM) / 4))
 
-server() { # NAME: a registry.py; sets AT[NAME] and ADMIN[NAME]
-	start "$1" /usr/bin/python3 "$TOOLS/registry.py" "$T/image" \
-		--index "$T/pack/index" --log "$T/$1.requests"
-	wait_line "$STARTED_PID" "$T/$1.log" '"registry"' ||
-		fail "registry.py did not start"
-	AT[$1]=$(jq -r .registry "$T/$1.log")
-	ADMIN[$1]=$(jq -r .admin "$T/$1.log")
-}
-declare -A AT ADMIN
-
-tell() { # NAME fault?blob=short, heal, ...
-	curl -sf -o /dev/null "http://${ADMIN[$1]}/_$2" || fail "$1 is gone"
-}
-
 fresh() { # HEDGE [MIRROR]: what was logged so far is over
 	[ -z "${SUITE_PID-}" ] || suite_stop
 	rm -rf "$STORE" "$T/run"
@@ -86,8 +72,8 @@ overtaken() {
 
 image_of "$T/image" "1:$((MB * 1024))"
 "$BIN/shedpack" index "$T/image" -o "$T/pack" >/dev/null 2>&1
-server origin
-server a
+scripted_start origin "$T/image" --index "$T/pack/index"
+scripted_start a "$T/image" --index "$T/pack/index"
 
 ## a mirror, and the registry behind it
 

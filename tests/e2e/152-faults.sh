@@ -29,27 +29,17 @@ declare -A SAYS=(
 )
 STALLING=("${!SAYS[@]}")
 ALL=("${STALLING[@]}" reset)
-declare -A AT ADMIN PID HOST URI SENT FAILED READER
+declare -A PID HOST URI SENT FAILED READER
 
 ## the registries
 
-server() { # NAME [OPTIONS]: a registry.py, started again at the same port
-	local name=$1 at=${AT[$1]-127.0.0.1:0}
+server() { # NAME [OPTIONS]: of $T/NAME.erofs
+	local name=$1
 	shift
-	: >"$T/$name.log"
-	start "$name" /usr/bin/python3 "$TOOLS/registry.py" "$T/$name.erofs" \
-		--index "$T/$name.pack/index" --log "$T/$name.requests" \
-		--port "${at##*:}" "$@"
+	scripted_start "$name" "$T/$name.erofs" \
+		--index "$T/$name.pack/index" "$@"
 	PID[$name]=$STARTED_PID
-	wait_line "$STARTED_PID" "$T/$name.log" '"registry"' ||
-		fail "registry.py did not start"
-	AT[$name]=$(jq -r .registry "$T/$name.log")
-	ADMIN[$name]=$(jq -r .admin "$T/$name.log")
 	HOST[$name]=${AT[$name]}
-}
-
-tell() { # NAME fault?blob=short, heal, ...
-	curl -sf -o /dev/null "http://${ADMIN[$1]}/_$2" || fail "$1 is gone"
 }
 
 # The certificate that the TLS end has from now on.
@@ -198,15 +188,15 @@ suite_stop
 	echo "NOTE: DNS gone was not tried: that takes root"
 	exit 0
 }
-NAME=registry.test
+LOOKED_UP=registry.test
 DNS=127.77.$((RANDOM % 256)).$((RANDOM % 254 + 1))
 server names
-HOST[names]=$NAME:${AT[names]##*:}
+HOST[names]=$LOOKED_UP:${AT[names]##*:}
 echo "nameserver $DNS
 options timeout:1 attempts:1" >"$T/resolv.conf"
 echo "hosts: files dns" >"$T/nsswitch.conf"
 printf '[registry "%s"]\ninsecure = yes\n' "${HOST[names]}" >"$T/conf"
-start dns "$TOOLS/dns.py" $NAME $DNS
+start dns "$TOOLS/dns.py" $LOOKED_UP $DNS
 PID[dns]=$STARTED_PID
 wait_line "$STARTED_PID" "$T/dns.log" '^listening' || fail "dns.py did not start"
 # shellcheck disable=SC2016
@@ -218,7 +208,7 @@ URI[names]=$(ctl attach "${HOST[names]}/test/base:v1" --name names)
 read_some names 0 20 & wait $! || fail "names: a read before"
 count names
 n=${FAILED[names]}
-grep -q "^$NAME" "$T/dns.log" || fail "its name was not looked up"
+grep -q "^$LOOKED_UP" "$T/dns.log" || fail "its name was not looked up"
 kill -STOP "${PID[dns]}"
 # what it was is remembered for a minute, but not by another fetcherd
 old=$(suite_pid fetcherd)
@@ -227,7 +217,7 @@ read_some names 20 $READS &
 READER[names]=$!
 wait_until $((OUTAGE_S + 20)) waits_since names $OUTAGE_S ||
 	fail "names: not stalled: $(ctl status names --json)"
-wait_until 10 says names "$NAME has no address" ||
+wait_until 10 says names "$LOOKED_UP has no address" ||
 	fail "names: last_error is '$(status_of names .last_error)'"
 count names
 n=$((FAILED[names] - n))

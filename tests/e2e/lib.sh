@@ -257,6 +257,55 @@ image_push() {
 	SIZE=$(jq -r .size "$T/push.json")
 }
 
+# image_make [loose] KEY SEED:KIB...: an image of those files (image_of) in a
+# repository of its own, with a chunk index, which stays in $T/KEY.pack; loose:
+# without.  Sets of that KEY: FILE, NAME, the digests MAN (the manifest's) and DEV
+# (the erofs's), and LAYOUT, its directory in the store.
+declare -A FILE NAME MAN DEV LAYOUT
+image_make() {
+	local loose='' key layout
+	[ "$1" = loose ] && { loose=1; shift; }
+	key=$1
+	shift
+	FILE[$key]=$T/$key.erofs
+	image_of "${FILE[$key]}" "$@"
+	image_push "${FILE[$key]}" "test/$key:v1"
+	layout=$EROFS
+	if [ -z "$loose" ]; then
+		image_annotate "${FILE[$key]}"
+		rm -rf "$T/$key.pack"
+		mv "$T/pack" "$T/$key.pack"
+		layout=$INDEX
+	fi
+	NAME[$key]=$IMAGE MAN[$key]=$MANIFEST DEV[$key]=$EROFS
+	LAYOUT[$key]=$STORE/layouts/${layout#sha256:}
+}
+
+## registries that answer as they are told: tests/tools/registry.py
+
+# scripted_start NAME FILE [OPTIONS]: serves FILE as an image; started again, it
+# has the same address.  Sets AT[NAME], its HOST:PORT, and STARTED_PID; requests
+# are in $T/NAME.requests.
+declare -A AT ADMIN
+SCRIPTED_IN=()		# a command that it is started by, and becomes
+scripted_start() {
+	local name=$1 file=$2 at=${AT[$1]-127.0.0.1:0}
+	shift 2
+	: >"$T/$name.log"
+	start "$name" "${SCRIPTED_IN[@]}" /usr/bin/python3 \
+		"$TOOLS/registry.py" "$file" --log "$T/$name.requests" \
+		--address "${at%:*}" --port "${at##*:}" "$@"
+	wait_line "$STARTED_PID" "$T/$name.log" '"registry"' ||
+		fail "registry.py did not start"
+	AT[$name]=$(jq -r .registry "$T/$name.log")
+	ADMIN[$name]=$(jq -r .admin "$T/$name.log")
+}
+
+tell() { # NAME fault?blob=short, heal, ...
+	"${SCRIPTED_IN[@]}" curl -sf -o /dev/null "http://${ADMIN[$1]}/_$2" ||
+		fail "$1 is gone"
+}
+
 ## a front: nginx, as mirror, TLS end or static server
 
 # nginx_start [tls] [LOCATIONS]: serves LOCATIONS (nginx's words; by default
@@ -474,6 +523,19 @@ event_await() {
 	kill "$pid" 2>/dev/null || true
 	exec 9<&-
 	return $status
+}
+
+# read_unit URI UNIT FILE: its bytes, compared with FILE's; to be run with &,
+# since it becomes the reader
+read_unit() {
+	exec timeout 60 /usr/bin/python3 -c '
+import nbd, sys
+h = nbd.NBD()
+h.connect_uri(sys.argv[1])
+at = int(sys.argv[2]) * 65536
+with open(sys.argv[3], "rb") as f:
+    f.seek(at)
+    sys.exit(h.pread(65536, at) != f.read(65536))' "$1" "$2" "$3"
 }
 
 device_sha() { # URI: of every byte that is read from it

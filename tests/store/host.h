@@ -11,13 +11,13 @@
  *	host_start(h);			-- same store, same devices, same maps
  *	host_free(h);
  *
- * devd's parent and control (host.c), fetcherd in front of a registry in memory
- * (host_fetch.c), one worker per device (host_io.c).  Calls are synchronous:
- * each drives the event loop until what it is about has happened.  There is no
- * sleep anywhere; what does not happen within HOST_WAIT_S fails the test, with
- * what it waited for and the last lines of cached's log.  So does an end of
- * cached that nobody ordered, a word of cached that a neighbour broke the
- * protocol, and every byte that is not the image's.
+ * devd's parent (host.c), control (host_control.c), fetcherd in front of a
+ * registry in memory (host_fetch.c), one worker per device (host_io.c).  Calls
+ * are synchronous: each drives the event loop until what it is about has
+ * happened.  There is no sleep anywhere; what does not happen within HOST_WAIT_S
+ * fails the test, with what it waited for and the last lines of cached's log.
+ * So does an end of cached that nobody ordered, a word of cached that a
+ * neighbour broke the protocol, and every byte that is not the image's.
  */
 #ifndef TESTS_STORE_HOST_H
 #define TESTS_STORE_HOST_H
@@ -276,6 +276,9 @@ void host_new_worker(struct host_device *dev);
 
 /* fetcherd has new credentials for that host. */
 void host_credentials(struct host *h, const char *host);
+void host_control_link(struct host *h, int fd);
+void host_control_unlink(struct host *h);
+void host_control_forget(struct host *h);	/* what was not answered */
 void fetch_link(struct host *h, int fd);
 void fetch_unlink(struct host *h);
 void io_give(struct host_device *dev);	/* its map and link, to cached */
