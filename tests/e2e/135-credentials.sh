@@ -35,7 +35,7 @@ config_json() { # HOST USER PASSWORD: as docker writes it
 }
 
 reads() { # URI UNIT WHAT [FILE]
-	read_unit "$1" "$2" "${@:4}" & wait $! || fail "$3"
+	read_unit "$1" "$2" "${4:-$T/image.erofs}" & wait $! || fail "$3"
 }
 
 refused() { # IMAGE SENTENCE WHAT
@@ -156,7 +156,7 @@ asked_for "$REGISTRY" 0 || fail "events: $(ctl events --json)"
 ## revoked under a live device
 
 htpasswd me second-secret-word
-read_unit "$uri" 20 &
+read_unit "$uri" 20 "$T/image.erofs" &
 reader=$!
 waits_for one "$REGISTRY" $reader 1
 printf 'me:wrong-secret-word\n' | login "$REGISTRY"
@@ -233,9 +233,9 @@ kill -KILL "$(suite_pid fetcherd)"
 reads "$uri" 2 "a read with a new token"
 tell scripted "user?is=alice:other-secret-word"
 tell scripted revoke
-read_unit "$uri" 30 &
+read_unit "$uri" 30 "$T/image.erofs" &
 reader=$!
-read_unit "$uri" 50 &
+read_unit "$uri" 50 "$T/image.erofs" &
 other=$!
 waits_for tokens "$HOST" $reader 1
 printf 'alice\r\nother-secret-word\r\n' | login "$HOST"
@@ -243,7 +243,7 @@ wait $reader || fail "a read with the new token"
 wait $other || fail "another read with the new token"
 # that ends by itself, too
 tell scripted fault?blob=unauthorized
-read_unit "$uri" 70 &
+read_unit "$uri" 70 "$T/image.erofs" &
 reader=$!
 wait_until 30 asked_for "$HOST" 2 || fail "events: $(ctl events --json)"
 waits_for tokens "$HOST" $reader 2
@@ -274,7 +274,7 @@ uri=$(ctl attach "$GONE/test/base:v1" --name mirrored --integrity complete)
 reads "$uri" 1 "a read by the mirror"
 tell scripted "user?is=alice:token-secret-word"
 tell scripted revoke
-read_unit "$uri" 30 &
+read_unit "$uri" 30 "$T/image.erofs" &
 reader=$!
 wait_until 30 asked_for "$HOST" 1 || fail "events: $(ctl events --json)"
 asked_for "$GONE" 0 || fail "events: $(ctl events --json)"
