@@ -93,9 +93,10 @@ $(foreach p,devd devd-io cached fetcherd,$(eval $p_LIBS := $(POLICY_LIBS) -linih
 DISK := cached/disk.c $(filter cached/disk_%,$(CACHED_OS))
 RECORD := $(foreach f,create open dir write set_size reserve punch copy sync \
 	sync_dir rename unlink rmdir,-Wl,--wrap=disk_$f)
+REPLAY := tests/store/replay.c tests/store/replay_log.c
 HOST := tests/store/host.c tests/store/host_control.c \
 	tests/store/host_fetch.c tests/store/host_io.c tests/store/registry.c \
-	tests/store/replay.c image/cut.c image/index.c \
+	tests/store/tree.c image/cut.c image/index.c \
 	$(IPC) $(BASE) $(GEN)
 bench_SRC := tests/store/bench.c $(HOST) cached/work.c cached/chunk.c \
 	cached/presence.c $(DISK) $(filter cached/idle_%,$(CACHED_OS))
@@ -143,14 +144,14 @@ test_ahead_SRC := cached/ahead.c $(BASE)
 test_source_SRC := cached/source.c $(BASE)
 test_catalog_SRC := cached/catalog.c $(BASE)
 test_disk_SRC := $(DISK) $(POLICY) $(BASE)
-test_replay_SRC := $(DISK) tests/store/disk_record.c tests/store/replay.c \
-	$(BASE)
+test_replay_SRC := $(DISK) tests/store/disk_record.c $(REPLAY) \
+	tests/store/tree.c $(BASE)
 test_replay_LIBS := $(RECORD)
 test_store_SRC := $(HOST)
 test_store_PKGS := libxxhash
 test_store_faults_SRC := $(HOST)
 test_store_faults_PKGS := libxxhash
-test_power_SRC := $(HOST)
+test_power_SRC := $(REPLAY) $(HOST)
 test_power_PKGS := libxxhash
 UNIT += test_outage test_sources test_control_outage
 test_outage_SRC := $(HOST)

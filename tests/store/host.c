@@ -21,7 +21,7 @@
 #include "base/own.h"
 #include "base/shm.h"
 #include "tests/store/host.h"
-#include "tests/store/replay.h"
+#include "tests/store/tree.h"
 
 #define LOG_TAIL	6000	/* bytes shown of a failure */
 #define USER		"_shedcache"
@@ -472,7 +472,7 @@ host_reset(struct host *h)
 	host_stop(h);
 	while ((dev = TAILQ_FIRST(&h->devices)))
 		io_free(dev);
-	replay_clear(h->store);
+	tree_clear(h->store);
 	h->counts = (struct host_counts){ 0 };
 	h->net = (struct host_net){ NET_ON };
 	h->n_notices = h->broken = 0;
@@ -485,7 +485,7 @@ store_remove(struct host *h)
 {
 	char path[96];
 
-	replay_clear(h->store);
+	tree_clear(h->store);
 	snprintf(path, sizeof(path), "%s/store", h->dir);
 	rmdir(path);
 	rmdir(h->dir);

@@ -13,7 +13,6 @@
  * act whether it is kept.
  */
 #define _GNU_SOURCE
-#include <sys/mman.h>
 #include <sys/queue.h>
 #include <sys/stat.h>
 
@@ -26,175 +25,12 @@
 #include <unistd.h>
 
 #include "base/own.h"
-#include "tests/store/replay.h"
+#include "tests/store/must.h"
+#include "tests/store/replay_log.h"
 
 #define BLOCK		4096
 #define SECTOR		512
 #define SIZE_MAX_FILE	((uint64_t)1 << 30)	/* of a test */
-#define NAME_BYTES	256
-
-#define must(ok)	must_(ok, #ok, __LINE__)
-
-static void
-must_(bool ok, const char *what, int line)
-{
-	if (ok)
-		return;
-	fprintf(stderr, "replay.c:%d: not true: %s (%s)\n", line, what,
-	    strerror(errno));
-	abort();
-}
-
-static void *
-need(void *p)
-{
-	must(p != NULL);
-	return p;
-}
-
-/* ---- the log ---- */
-
-/* An entry, with numbers of files instead of inode numbers, which come back. */
-struct entry {
-	const struct record *record;
-	size_t node, dir, dir2;
-};
-
-struct replay {
-	void *map;
-	size_t map_len;
-	struct entry *entries;
-	size_t n_entries, n_nodes;
-	uint64_t *inos;		/* by node, while the log is read */
-};
-
-static const char *
-name_of(const struct record *r, char out[NAME_BYTES])
-{
-	must(r->name_len < NAME_BYTES);
-	memcpy(out, r + 1, r->name_len);
-	out[r->name_len] = '\0';
-	return out;
-}
-
-static const char *
-name2_of(const struct record *r, char out[NAME_BYTES])
-{
-	must(r->name2_len < NAME_BYTES);
-	memcpy(out, (const char *)(r + 1) + r->name_len, r->name2_len);
-	out[r->name2_len] = '\0';
-	return out;
-}
-
-static const uint8_t *
-data_of(const struct record *r)
-{
-	return (const uint8_t *)(r + 1) + r->name_len + r->name2_len;
-}
-
-static size_t
-node_new(struct replay *r, uint64_t ino)
-{
-	r->inos = need(realloc(r->inos, (r->n_nodes + 1) *
-	    sizeof(*r->inos)));
-	r->inos[r->n_nodes] = ino;
-	return r->n_nodes++;
-}
-
-static size_t
-node_find(const struct replay *r, uint64_t ino, size_t at)
-{
-	for (size_t n = r->n_nodes; n-- > 0;)
-		if (r->inos[n] == ino)
-			return n;
-	fprintf(stderr, "entry %zu is about inode %llu, which was never made: "
-	    "something changes the store past disk.h\n", at,
-	    (unsigned long long)ino);
-	abort();
-}
-
-static void
-entry_resolve(struct replay *r, struct entry *e, size_t at)
-{
-	const struct record *rec = e->record;
-	bool makes = rec->type == RECORD_CREATE || rec->type == RECORD_MKDIR;
-
-	if (rec->type == RECORD_ROOT) {
-		must(r->n_nodes == 0);
-		e->dir = node_new(r, rec->dir);
-		return;
-	}
-	if (rec->type == RECORD_MARK)
-		return;
-	if (rec->dir)
-		e->dir = node_find(r, rec->dir, at);
-	if (rec->dir2)
-		e->dir2 = node_find(r, rec->dir2, at);
-	if (makes)
-		e->node = node_new(r, rec->ino);
-	else if (rec->ino)
-		e->node = node_find(r, rec->ino, at);
-}
-
-struct replay *
-replay_open(int log_fd)
-{
-	struct replay *r = need(calloc(1, sizeof(*r)));
-	struct stat st;
-
-	must(fstat(log_fd, &st) == 0 && st.st_size > 0);
-	r->map_len = (size_t)st.st_size;
-	r->map = mmap(NULL, r->map_len, PROT_READ, MAP_SHARED, log_fd, 0);
-	must(r->map != MAP_FAILED);
-	for (size_t at = 0; at < r->map_len;) {
-		const struct record *rec =
-		    (const void *)((const char *)r->map + at);
-
-		must(r->map_len - at >= sizeof(*rec) &&
-		    rec->magic == RECORD_MAGIC &&
-		    record_size(rec) <= r->map_len - at);
-		if ((r->n_entries & (r->n_entries - 1)) == 0)
-			r->entries = need(realloc(r->entries,
-			    (r->n_entries * 2 + 1) * sizeof(*r->entries)));
-		r->entries[r->n_entries] = (struct entry){ .record = rec };
-		entry_resolve(r, &r->entries[r->n_entries], r->n_entries);
-		r->n_entries++;
-		at += record_size(rec);
-	}
-	return r;
-}
-
-void
-replay_free(struct replay *r)
-{
-	if (!r)
-		return;
-	munmap(r->map, r->map_len);
-	free(r->entries);
-	free(r->inos);
-	free(r);
-}
-
-size_t
-replay_length(const struct replay *r)
-{
-	return r->n_entries;
-}
-
-const struct record *
-replay_entry(const struct replay *r, size_t i)
-{
-	return r->entries[i].record;
-}
-
-uint64_t
-replay_mark(const struct replay *r, size_t cut)
-{
-	while (cut-- > 0)
-		if (r->entries[cut].record->type == RECORD_MARK)
-			return r->entries[cut].record->offset;
-	return 0;
-}
 
 /* ---- a disk ---- */
 
@@ -375,7 +211,7 @@ node_write(struct node *n, size_t when, const struct record *r)
 {
 	if (r->offset + r->data_len > n->size)
 		node_resize(n, when, r->offset + r->data_len);
-	node_change(n, when, r->offset, r->data_len, data_of(r));
+	node_change(n, when, r->offset, r->data_len, record_data(r));
 }
 
 static void
@@ -514,8 +350,8 @@ node_rename(struct disk *d, const struct entry *e, size_t when)
 	char name[NAME_BYTES], name2[NAME_BYTES];
 	struct act *in, *out;
 
-	name_of(e->record, name);
-	name2_of(e->record, name2);
+	record_name(e->record, name);
+	record_name2(e->record, name2);
 	if (from == to) {
 		act_new(from, ACT_MOVE, when, e->node, name, name2);
 		return;
@@ -543,7 +379,7 @@ disk_entry(struct disk *d, const struct entry *e, size_t when)
 		n->is_dir = true;
 		/* fall through */
 	case RECORD_CREATE:
-		act_new(dir, ACT_ADD, when, e->node, name_of(r, name), "");
+		act_new(dir, ACT_ADD, when, e->node, record_name(r, name), "");
 		break;
 	case RECORD_WRITE:
 		node_write(n, when, r);
@@ -568,7 +404,7 @@ disk_entry(struct disk *d, const struct entry *e, size_t when)
 		break;
 	case RECORD_UNLINK:
 	case RECORD_RMDIR:
-		act_new(dir, ACT_DEL, when, e->node, name_of(r, name), "");
+		act_new(dir, ACT_DEL, when, e->node, record_name(r, name), "");
 		break;
 	case RECORD_RESERVE:	/* nothing of it can be seen */
 	case RECORD_MARK:
@@ -817,111 +653,4 @@ replay_build(const struct replay *r, size_t cut, uint64_t seed, int dirfd,
 		node_done(&d.nodes[i]);
 	free(d.nodes);
 	return d.report;
-}
-
-void
-replay_clear(int dirfd)
-{
-	DIR *d = fdopendir(openat(dirfd, ".", O_RDONLY | O_DIRECTORY |
-	    O_CLOEXEC));
-	struct dirent *e;
-
-	must(d != NULL);
-	while ((e = readdir(d))) {
-		int sub;
-
-		if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0)
-			continue;
-		if (unlinkat(dirfd, e->d_name, 0) == 0)
-			continue;
-		must(errno == EISDIR || errno == EPERM);
-		sub = openat(dirfd, e->d_name, O_RDONLY | O_DIRECTORY |
-		    O_CLOEXEC);
-		must(sub >= 0);
-		replay_clear(sub);
-		close(sub);
-		must(unlinkat(dirfd, e->d_name, AT_REMOVEDIR) == 0);
-	}
-	closedir(d);
-}
-
-/* ---- comparing ---- */
-
-static bool
-same_file(int a, int b)
-{
-	struct stat sa, sb;
-	_cleanup_free_ char *ta = NULL, *tb = NULL;
-	size_t len;
-
-	must(fstat(a, &sa) == 0 && fstat(b, &sb) == 0);
-	if (sa.st_size != sb.st_size)
-		return false;
-	must(fd_read_text(a, SIZE_MAX_FILE, &ta, &len) == 0);
-	must(fd_read_text(b, SIZE_MAX_FILE, &tb, &len) == 0);
-	return memcmp(ta, tb, len) == 0;
-}
-
-/* All names in a are in b, and (contents) what they name is the same. */
-static bool
-same_names(int a, int b, const char *but, bool contents, char why[512])
-{
-	DIR *d = fdopendir(openat(a, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-	struct dirent *e;
-	bool same = true;
-
-	must(d != NULL);
-	while (same && (e = readdir(d))) {
-		_cleanup_close_ int fa = -1, fb = -1;
-
-		if (strcmp(e->d_name, ".") == 0 ||
-		    strcmp(e->d_name, "..") == 0 ||
-		    (but && strcmp(e->d_name, but) == 0))
-			continue;
-		fa = openat(a, e->d_name, O_RDONLY | O_CLOEXEC);
-		fb = openat(b, e->d_name, O_RDONLY | O_CLOEXEC);
-		must(fa >= 0);
-		snprintf(why, 512, "%s is missing on one side", e->d_name);
-		same = fb >= 0;
-		if (!same || !contents)
-			continue;
-		snprintf(why, 512, "%s differs", e->d_name);
-		if (e->d_type == DT_DIR)
-			same = replay_same(fa, fb, NULL, why);
-		else
-			same = same_file(fa, fb);
-	}
-	closedir(d);
-	return same;
-}
-
-bool
-replay_same(int a, int b, const char *but, char why[512])
-{
-	return same_names(a, b, but, true, why) &&
-	    same_names(b, a, but, false, why);
-}
-
-/* ---- for a person ---- */
-
-void
-replay_print(const struct replay *r, size_t first, size_t end, FILE *to)
-{
-	static const char *const words[] = { "?", "root", "create", "mkdir",
-		"write", "size", "reserve", "punch", "sync", "SYNC FAILED",
-		"sync_dir", "rename", "unlink", "rmdir", "mark" };
-
-	for (size_t i = first; i < end && i < r->n_entries; i++) {
-		const struct entry *e = &r->entries[i];
-		const struct record *rec = e->record;
-		char name[NAME_BYTES], name2[NAME_BYTES];
-
-		fprintf(to, "%6zu %-8s file %zu dir %zu/%s%s%s offset %llu "
-		    "size %llu data %llu\n", i, rec->type < ARRAY_LEN(words) ?
-		    words[rec->type] : "?", e->node, e->dir,
-		    name_of(rec, name), rec->name2_len ? " -> " : "",
-		    name2_of(rec, name2), (unsigned long long)rec->offset,
-		    (unsigned long long)rec->size,
-		    (unsigned long long)rec->data_len);
-	}
 }

@@ -66,13 +66,6 @@ struct replay_report {
 struct replay_report replay_build(const struct replay *r, size_t cut,
     uint64_t seed, int dirfd, uid_t owner);
 
-/* Remove all that is in a directory, for the next tree. */
-void replay_clear(int dirfd);
-
-/* Are two directories the same, all the way down, but for a file `but` at their
- * top?  false: *why says where. */
-bool replay_same(int a, int b, const char *but, char why[512]);
-
 /* Entries [first, end) as text, a line each. */
 void replay_print(const struct replay *r, size_t first, size_t end, FILE *to);
 

@@ -42,6 +42,7 @@
 #include "base/own.h"
 #include "tests/store/host.h"
 #include "tests/store/replay.h"
+#include "tests/store/tree.h"
 
 #define KIB	1024
 #define MIB	(1024 * 1024)
@@ -656,7 +657,7 @@ record(void (*tell)(struct teller *t), uint32_t skip_sync,
 
 		replay_build(r, replay_length(r), REPLAY_ALL, copy->store,
 		    (uid_t)-1);
-		if (!replay_same(h->store, copy->store, "lock", why))
+		if (!tree_same(h->store, copy->store, "lock", why))
 			fail_msg("the store was changed past disk.h: %s", why);
 		replay_free(r);
 		host_free(copy);

@@ -27,6 +27,7 @@
 #include "cached/disk.h"
 #include "tests/store/record.h"
 #include "tests/store/replay.h"
+#include "tests/store/tree.h"
 
 #define BLOCK	4096
 #define SEEDS	300
@@ -109,7 +110,7 @@ build(const struct replay *r, size_t cut, uint64_t seed)
 {
 	if (out < 0)
 		out = open_dir("out");
-	replay_clear(out);
+	tree_clear(out);
 	replay_build(r, cut, seed, out, (uid_t)-1);
 }
 
@@ -782,10 +783,10 @@ test_everything_kept_is_the_real_directory(void **state)
 	r = replay_open(log_fd);
 	assert_true(replay_length(r) > THREADS * ROUNDS);
 	build(r, replay_length(r), REPLAY_ALL);
-	if (!replay_same(dir, out, NULL, why))
+	if (!tree_same(dir, out, NULL, why))
 		fail_msg("%s", why);
 	build(r, replay_length(r), REPLAY_NONE);
-	assert_false(replay_same(dir, out, NULL, why));
+	assert_false(tree_same(dir, out, NULL, why));
 	replay_free(r);
 	close(fd);
 	close(d);
