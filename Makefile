@@ -172,7 +172,8 @@ UNIT += test_mix test_mix_threads
 else
 MIXES := mix-asan mix-tsan
 endif
-test_mix_SRC := tests/store/mix.c tests/store/harm.c $(HOST)
+test_mix_SRC := tests/store/mix.c tests/store/mix_ask.c tests/store/usage.c \
+	tests/store/harm.c $(HOST)
 test_mix_PKGS := libxxhash
 # cached as threads of the test; between it and its files, what shows
 # ThreadSanitizer which accesses are of the same bytes.
