@@ -9,7 +9,7 @@
  *	   |        catalog.c		which chunk lies in which file
  *	fill.c ---> fetch.c transfer.c source.c	a chunk on its way
  *	   |   ahead.c  work.c		reads to come; hashing, writing
- *	device.c outage.c		maps, reads that wait, scratch
+ *	device.c map.c outage.c		reads that wait, scratch; what is where
  *	sync.c				data first, then its records
  *	finish.c quarantine.c		the whole digest; if it is wrong
  *	room.c gc.c hold.c		quota, eviction; what is never evicted
@@ -534,7 +534,7 @@ void fill_ahead_stop(struct layout *l);
 void fill_want(struct layout *l, uint32_t chunk, struct waiter *waiter,
     bool for_lane);
 /* A live map already has the chunk in its own file, without a record: hash it
- * and note the digest.  device_adopt_more() is called at its end.  1: begun. */
+ * and note the digest.  map_adopt_more() is called at its end.  1: begun. */
 int fill_adopt(struct layout *l, uint32_t chunk);
 void waiter_leave(struct waiter *w);
 
@@ -597,12 +597,6 @@ void device_add(const struct device_spec *spec, int mapfd);
 void device_gone(const struct device_spec *spec);
 void device_link(const struct device_spec *spec, int fd);
 extern const struct ipc_table io_table;
-/* The chunk is verified at its place: publish it. */
-void device_publish(struct layout *l, uint32_t chunk);
-/* These bytes are proven bad, or were never synced: out of every map. */
-void device_withdraw(const struct file *f, uint8_t *blocks);
-/* Which blocks of a file do live maps refer to?  One bit a block. */
-void device_mark(const struct file *f, uint8_t *blocks);
 void device_fail_all(struct layout *l);
 /* Rung whole waits for this. */
 void device_complete(struct layout *l);
@@ -613,15 +607,24 @@ void want_extent_done(struct waiter *w, const uint8_t *buf, size_t len);
 void device_stalled(struct layout *l, const char *why);
 /* It got a chunk from there: the outage is over, once no old read is left. */
 void device_recovered(struct layout *l);
-void device_adopt_more(struct layout *l);
-/* Does it still look at what a former cached published? */
-bool device_adopts(const struct layout *l);
 /* Is it presented as its file? */
 bool device_plain(const struct layout *l);
 /* Does rung whole need all of it? */
 bool device_needs_whole(const struct layout *l);
-void device_touch_all(void);	/* what maps refer to is of use now */
 bool device_tick(void);		/* true: again */
+
+/* ---- map.c: where a device's units lie ---- */
+
+/* The chunk is verified at its place: publish it, in all maps of the layout. */
+void map_publish_chunk(struct layout *l, uint32_t chunk);
+/* These bytes are proven bad, or were never synced: out of every map. */
+void map_withdraw(const struct file *f, uint8_t *blocks);
+/* Which blocks of a file do live maps refer to?  One bit a block. */
+void map_mark(const struct file *f, uint8_t *blocks);
+/* Go on with what a former cached published, and has no record. */
+void map_adopt_more(struct layout *l);
+bool map_adopts(const struct layout *l);	/* is there more of it? */
+void map_touch_all(void);	/* what maps refer to is of use now */
 
 /* ---- ahead.c: what a device will read next ---- */
 

@@ -187,7 +187,7 @@ copy_looked_after(struct copy *c)
 	const struct layout *l = c->layout;
 
 	if (c->import && c->ready && c->under_way == 0 &&
-	    c->state == COPY_WAITING && !device_adopts(l)) {
+	    c->state == COPY_WAITING && !map_adopts(l)) {
 		import_on(c);
 		return true;
 	}
@@ -537,7 +537,7 @@ import_on(struct copy *c)
 {
 	struct layout *l = c->layout;
 
-	if (device_adopts(l))
+	if (map_adopts(l))
 		return;		/* copy_tick() comes again */
 	l->refs++;
 	while (!c->cancelled && c->error == 0 && c->next < l->n_chunks &&

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Devices: their maps, and the reads of their workers that wait.
+ * Devices, and the reads of their workers that wait (their maps: map.c).
  *
  * A want is one read's missing units, words of the map.  It is answered when
  * each of them is in the map, or, where the store could not keep it, in a lane
@@ -29,9 +29,8 @@
 #include "base/log.h"
 #include "base/own.h"
 #include "base/shm.h"
-#include "cached/cached.h"
+#include "cached/device.h"
 
-#define LANES		2
 #define WANTS_MAX	8192	/* of one worker: it bounds its own reads */
 #define STALL_MS	2000	/* a read that waits longer is worth a word */
 #define PULL_AGAIN_MS	10000	/* after a pull that whole needs was refused */
@@ -46,24 +45,6 @@ struct want {
 	bool unkept;		/* some unit needs a lane */
 	uint8_t *in_lane;	/* one byte a unit */
 	struct waiter waiters[];	/* one an extent, of a unit or more */
-};
-TAILQ_HEAD(wants, want);
-
-struct device {
-	TAILQ_ENTRY(device) entry;	/* of its layout */
-	struct device_spec spec;
-	struct layout *layout;
-	struct map *map;
-	struct file *slots[MAP_SLOTS];	/* referenced; NULL: none */
-	struct ipc_link *link;		/* to its worker; NULL while away */
-	struct wants wants, lane_queue, blocked;
-	unsigned n_wants;
-	uint8_t *scratch;
-	size_t lane_size;
-	struct want *lanes[LANES];
-	bool lane_used[LANES];
-	uint64_t adopt_next;
-	struct ahead ahead;
 };
 
 static ipc_handler on_want, on_release;
@@ -92,157 +73,6 @@ device_find(const char *id)
 			if (strcmp(dev->spec.id, id) == 0)
 				return dev;
 	return NULL;
-}
-
-/* ---- the map ---- */
-
-static bool
-may_publish(const struct device *dev)
-{
-	return !dev->layout->failed && (dev->spec.rung != CTL_RUNG(WHOLE) ||
-	    dev->layout->complete);
-}
-
-static void
-send_slot(struct device *dev, uint32_t slot)
-{
-	Suite__StoreFile m = SUITE__STORE_FILE__INIT;
-	int copy = fd_duplicate(dev->slots[slot]->data_ro);
-
-	if (copy < 0)
-		log_die("duplicate a store file: %s", strerror(-copy));
-	m.slot = slot;
-	ipc_send(dev->link, 0, SUITE_BODY(STORE_FILE), &m, NULL, 0, copy);
-}
-
-/* The slot of a file in a device's map, given now if need be.  -1: none is
- * left, so that its bytes go through the scratch. */
-static int
-slot_of(struct device *dev, struct file *f)
-{
-	for (uint32_t i = 0; i < MAP_SLOTS; i++) {
-		if (dev->slots[i] == f)
-			return (int)i;
-		if (dev->map->files[i] != 0)
-			continue;
-		f->refs++;
-		dev->slots[i] = f;
-		dev->map->files[i] = f->h.file_id;
-		if (dev->link)
-			send_slot(dev, i);
-		return (int)i;
-	}
-	return -1;
-}
-
-static void
-put_word(struct device *dev, uint64_t unit, uint64_t word)
-{
-	if (atomic_load(&dev->map->words[unit]) == 0)
-		atomic_store_explicit(&dev->map->words[unit], word,
-		    memory_order_release);
-}
-
-/* Verified bytes, or zeros.  false: they can't be in the map. */
-static bool
-publish(struct device *dev, const struct extent *e)
-{
-	struct layout *l = dev->layout;
-	uint32_t unit = dev->spec.unit;
-	uint64_t first = e->offset / unit;
-	uint64_t end = (e->offset + e->length - 1) / unit + 1, at = 0;
-	int slot = 0;
-
-	if (!may_publish(dev))
-		return false;
-	if (e->chunk != NO_CHUNK) {
-		struct file *f = layout_place(l, e->chunk).file;
-
-		slot = slot_of(dev, f);
-		if (slot < 0)
-			return false;
-		at = layout_offset(l, e->chunk);
-		file_touch(f, at, e->length);
-	}
-	for (uint64_t u = first; u < end; u++, at += unit)
-		put_word(dev, u, e->chunk == NO_CHUNK ? MAP_ZEROS :
-		    map_word((uint32_t)slot, at));
-	return true;
-}
-
-void
-device_publish(struct layout *l, uint32_t chunk)
-{
-	struct extent home = { layout_home(l, chunk), layout_len(l, chunk),
-		chunk };
-	struct device *dev;
-
-	TAILQ_FOREACH(dev, &l->devices, entry)
-		publish(dev, &home);
-}
-
-/* Every word of a device that points into a file. */
-static void
-each_word(struct device *dev, const struct file *f,
-    void (*each)(_Atomic uint64_t *word, uint64_t offset, uint32_t unit,
-    void *arg), void *arg)
-{
-	uint64_t n = map_units(dev->spec.size, dev->spec.unit);
-	uint32_t slot, in;
-	uint64_t offset;
-
-	for (slot = 0; slot < MAP_SLOTS && dev->slots[slot] != f; slot++)
-		;
-	for (uint64_t u = 0; slot < MAP_SLOTS && u < n; u++)
-		if (map_location(atomic_load_explicit(&dev->map->words[u],
-		    memory_order_relaxed), &in, &offset) && in == slot)
-			each(&dev->map->words[u], offset, dev->spec.unit, arg);
-}
-
-static void
-each_device_word(const struct file *f, void (*each)(_Atomic uint64_t *word,
-    uint64_t offset, uint32_t unit, void *arg), void *arg)
-{
-	struct layout *l;
-	struct device *dev;
-
-	TAILQ_FOREACH(l, &layouts, entry)
-		TAILQ_FOREACH(dev, &l->devices, entry)
-			each_word(dev, f, each, arg);
-}
-
-static void
-withdraw(_Atomic uint64_t *word, uint64_t offset, uint32_t unit, void *arg)
-{
-	const uint8_t *blocks = arg;
-
-	for (uint64_t b = offset / MAP_BLOCK; b < (offset + unit) / MAP_BLOCK;
-	    b++)
-		if (blocks[b / 8] & 1 << b % 8)
-			atomic_store(word, 0);
-}
-
-void
-device_withdraw(const struct file *f, uint8_t *blocks)
-{
-	each_device_word(f, withdraw, blocks);
-}
-
-static void
-mark(_Atomic uint64_t *word, uint64_t offset, uint32_t unit, void *arg)
-{
-	uint8_t *blocks = arg;
-
-	(void)word;
-	for (uint64_t b = offset / MAP_BLOCK; b < (offset + unit) / MAP_BLOCK;
-	    b++)
-		blocks[b / 8] |= (uint8_t)(1 << b % 8);
-}
-
-void
-device_mark(const struct file *f, uint8_t *blocks)
-{
-	each_device_word(f, mark, blocks);
 }
 
 /* ---- wants ---- */
@@ -399,7 +229,7 @@ in_map(struct want *want, const struct extent *e)
 
 	return (e->chunk == NO_CHUNK ||
 	    layout_state(l, e->chunk) == CHUNK_VERIFIED) &&
-	    publish(want->dev, e);
+	    map_publish(want->dev, e);
 }
 
 /* All fills are over. */
@@ -409,7 +239,7 @@ want_settle(struct want *want)
 	struct device *dev = want->dev;
 	struct extent e;
 
-	if (!may_publish(dev) && !dev->layout->failed) {
+	if (!map_may_publish(dev) && !dev->layout->failed) {
 		want_block(want);
 		return;
 	}
@@ -485,7 +315,7 @@ want_extent_done(struct waiter *w, const uint8_t *buf, size_t len)
 	struct want *want = w->want;
 	struct device *dev = want->dev;
 
-	if (!may_publish(dev) || len != w->extent.length)
+	if (!map_may_publish(dev) || len != w->extent.length)
 		buf = NULL;	/* not verified to the device's rung */
 	if (buf && want->lane < 0 && scratch_make(dev) == 0)
 		want->lane = lane_take(want);
@@ -580,7 +410,7 @@ on_want(void *owner, struct ipc_link *link, struct ipc_message *msg)
 	tick_soon();
 	if (l->failed)
 		want_answer(want, &dev->wants, EIO);
-	else if (!may_publish(dev))
+	else if (!map_may_publish(dev))
 		want_block(want);
 	else {
 		want_begin(want);
@@ -798,111 +628,6 @@ device_tick(void)
 
 /* ---- a device's life ---- */
 
-bool
-device_adopts(const struct layout *l)
-{
-	const struct device *dev;
-
-	TAILQ_FOREACH(dev, &l->devices, entry)
-		if (dev->adopt_next < map_units(l->size, l->unit))
-			return true;
-	return false;
-}
-
-/* The own chunk that a word of a former cached speaks of; NO_CHUNK: none that
- * is unknown here. */
-static uint32_t
-word_chunk(struct device *dev, uint64_t unit)
-{
-	struct layout *l = dev->layout;
-	uint64_t offset, at = unit * dev->spec.unit;
-	struct extent e;
-	uint32_t slot;
-
-	if (!map_location(atomic_load(&dev->map->words[unit]), &slot,
-	    &offset) || slot >= MAP_SLOTS || dev->slots[slot] != l->file)
-		return NO_CHUNK;
-	e = layout_extent(l, at);
-	if (e.chunk == NO_CHUNK || offset != layout_home(l, e.chunk) +
-	    (at - e.offset) || layout_state(l, e.chunk) != CHUNK_ABSENT)
-		return NO_CHUNK;
-	return e.chunk;
-}
-
-void
-device_adopt_more(struct layout *l)
-{
-	uint64_t n = map_units(l->size, l->unit);
-	struct device *dev;
-
-	TAILQ_FOREACH(dev, &l->devices, entry)
-		while (dev->adopt_next < n) {
-			uint32_t chunk = word_chunk(dev, dev->adopt_next++);
-
-			if (chunk == NO_CHUNK || l->fills[chunk])
-				continue;
-			l->file->spots[chunk] = (struct spot){ (uint32_t)
-			    (layout_home(l, chunk) / MAP_BLOCK),
-			    layout_len(l, chunk) };
-			file_set(l->file, chunk, CHUNK_RECORDED);
-			if (fill_adopt(l, chunk) > 0)
-				return;	/* one at a time; its end comes here */
-		}
-}
-
-static void
-clear_if_unrecorded(_Atomic uint64_t *word, uint64_t offset, uint32_t unit,
-    void *arg)
-{
-	const uint8_t *blocks = arg;
-	uint64_t b = offset / MAP_BLOCK;
-
-	(void)unit;
-	if (!(blocks[b / 8] & 1 << b % 8))
-		atomic_store(word, 0);
-}
-
-/* In another layout's file only what is recorded is protected and checked:
- * bytes without a record were never synced, and their words go. */
-static void
-claim_recorded(struct device *dev, const struct file *f)
-{
-	_cleanup_free_ uint8_t *blocks = calloc(1, f->h.size / MAP_BLOCK / 8 +
-	    4);
-
-	if (!blocks)
-		log_die("no memory to claim a map");
-	for (uint32_t c = 0; c < f->h.n_chunks; c++)
-		if (file_state(f, c) != CHUNK_ABSENT)
-			file_mark(f, c, blocks);
-	each_word(dev, f, clear_if_unrecorded, blocks);
-}
-
-/* The files that the words of a former cached point into.  Words that speak of
- * one that is not in the store any more mean nothing now. */
-static void
-map_claim(struct device *dev)
-{
-	struct map *map = dev->map;
-	uint64_t n = map_units(dev->spec.size, dev->spec.unit), offset;
-	uint32_t slot;
-
-	for (slot = 0; slot < MAP_SLOTS && map->files[slot] != 0; slot++) {
-		struct file *f = file_by_id(map->files[slot]);
-
-		if (f && file_hold(f) == 0)
-			dev->slots[slot] = f;
-	}
-	for (uint64_t u = 0; map->files[0] != 0 && u < n; u++)
-		if (map_location(atomic_load(&map->words[u]), &slot,
-		    &offset) && (slot >= MAP_SLOTS || !dev->slots[slot] ||
-		    offset >= dev->slots[slot]->h.size))
-			atomic_store(&map->words[u], 0);
-	for (slot = 0; slot < MAP_SLOTS; slot++)
-		if (dev->slots[slot] && dev->slots[slot] != dev->layout->file)
-			claim_recorded(dev, dev->slots[slot]);
-}
-
 /* Its reads wait: unknown means in use, never means zeros. */
 static void
 cannot_serve(const struct device_spec *spec, int r)
@@ -910,15 +635,6 @@ cannot_serve(const struct device_spec *spec, int r)
 	log_err("device %s can't be served: %s; mend the store, or detach it "
 	    "and attach it again", spec->name, r == -ENOKEY ?
 	    "its index on disk is damaged" : strerror(-r));
-}
-
-/* Nothing protects what it points to. */
-static void
-clear_map(struct map *map, const struct device_spec *spec)
-{
-	for (uint64_t u = 0; u < map_units(spec->size, spec->unit); u++)
-		atomic_store(&map->words[u], 0);
-	munmap(map, map_size(spec->size, spec->unit));
 }
 
 void
@@ -955,7 +671,7 @@ device_add(const struct device_spec *spec, int mapfd)
 	if (r < 0) {
 		cannot_serve(spec, r);
 		if (p)
-			clear_map(p, spec);
+			map_clear(p, spec);
 		free(dev);
 		return;
 	}
@@ -967,7 +683,7 @@ device_add(const struct device_spec *spec, int mapfd)
 	if (dev->layout->failed)
 		atomic_store(&dev->map->state, MAP_BROKEN);
 	else
-		device_adopt_more(dev->layout);
+		map_adopt_more(dev->layout);
 }
 
 static void
@@ -1008,33 +724,7 @@ device_link(const struct device_spec *spec, int fd)
 	dev->link = ipc_new(loop, fd, &io_table, PEER_IO, dev);
 	if (!dev->link)
 		log_die("no memory for a link");
-	for (uint32_t i = 0; i < MAP_SLOTS; i++)
-		if (dev->slots[i])
-			send_slot(dev, i);
-}
-
-/* What it could read without a word to us was of use until now. */
-static void
-map_touch(struct device *dev)
-{
-	uint64_t n = map_units(dev->spec.size, dev->spec.unit), offset;
-	uint32_t slot;
-
-	for (uint64_t u = 0; u < n; u++)
-		if (map_location(atomic_load(&dev->map->words[u]), &slot,
-		    &offset) && slot < MAP_SLOTS && dev->slots[slot])
-			file_touch(dev->slots[slot], offset, 1);
-}
-
-void
-device_touch_all(void)
-{
-	struct layout *l;
-	struct device *dev;
-
-	TAILQ_FOREACH(l, &layouts, entry)
-		TAILQ_FOREACH(dev, &l->devices, entry)
-			map_touch(dev);
+	map_send_files(dev);
 }
 
 void
@@ -1046,9 +736,7 @@ device_gone(const struct device_spec *spec)
 		return;
 	link_drop(dev);
 	map_touch(dev);
-	munmap(dev->map, map_size(dev->spec.size, dev->spec.unit));
-	for (uint32_t i = 0; i < MAP_SLOTS; i++)
-		file_put(dev->slots[i]);
+	map_done(dev);
 	TAILQ_REMOVE(&dev->layout->devices, dev, entry);
 	if (TAILQ_EMPTY(&dev->layout->devices))
 		fill_ahead_stop(dev->layout);

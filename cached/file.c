@@ -227,7 +227,7 @@ file_drop_marked(struct file *f, const uint8_t *bad)
 	}
 	if (!any)
 		return;
-	device_withdraw(f, blocks);
+	map_withdraw(f, blocks);
 	if (!f->dead) {
 		file_revoke(f);
 		revoke_leaners(f);

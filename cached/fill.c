@@ -111,7 +111,7 @@ fill_finish(struct fill *f, bool unkept)
 		    f->job.len);
 	}
 	if (f->adopt)
-		device_adopt_more(l);
+		map_adopt_more(l);
 	fill_free(f);
 	fetch_pump();
 	layout_put(l);
@@ -159,7 +159,7 @@ check_failed(struct fill *f)
 		fill_free(f);
 		finish_mend(l, chunk);
 		if (adopt)
-			device_adopt_more(l);
+			map_adopt_more(l);
 	} else
 		fill_fetch(f);
 	fetch_pump();
@@ -182,7 +182,7 @@ check_passed(struct fill *f)
 	}
 	file_set(p.file, p.chunk, (p.file->state[p.chunk] & ~CHUNK_STATE) |
 	    CHUNK_VERIFIED);
-	device_publish(f->layout, f->chunk);
+	map_publish_chunk(f->layout, f->chunk);
 	if (f->layout->own && p.file != f->layout->file &&
 	    TAILQ_EMPTY(&f->waiters)) {
 		layout_place_own(f->layout, f->chunk);
@@ -209,7 +209,7 @@ check_again(struct fill *f)
 	else {
 		fill_free(f);
 		if (adopt)
-			device_adopt_more(l);
+			map_adopt_more(l);
 	}
 	fetch_pump();
 	layout_put(l);
@@ -472,7 +472,7 @@ keep_done(struct job *job)
 	}
 	file_kept(l->file, f->chunk, &r, f->flags);
 	if (!f->mark || !TAILQ_EMPTY(&f->waiters))
-		device_publish(l, f->chunk);
+		map_publish_chunk(l, f->chunk);
 	open_layout_changed(l);
 	fill_finish(f, false);
 }

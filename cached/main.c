@@ -243,7 +243,7 @@ finish(void)
 	if (store_fd >= 0) {
 		work_drain();
 		sync_flush_all();
-		device_touch_all();
+		map_touch_all();
 		file_remember_use();
 	}
 	_Exit(0);

@@ -163,7 +163,7 @@ mark_all(const struct file *f, uint8_t *blocks)
 	struct layout *l;
 	struct file *g, *next;
 
-	device_mark(f, blocks);
+	map_mark(f, blocks);
 	TAILQ_FOREACH(l, &layouts, entry)
 		mark_places(l, f, blocks);
 	/* What is kept and closed, and complete by this file's help. */
