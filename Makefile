@@ -49,10 +49,10 @@ FETCHERD := fetcherd/main.c fetcherd/request.c fetcherd/transfer.c \
 	fetcherd/secret.c fetcherd/redirect.c fetcherd/guard.c fetcherd/proxy.c \
 	fetcherd/site.c fetcherd/failure.c
 CACHED := cached/main.c cached/open.c cached/find.c cached/image.c \
-	cached/layout.c cached/file.c cached/catalog.c cached/presence.c \
-	cached/device.c cached/map.c cached/outage.c cached/ahead.c \
-	cached/fill.c cached/chunk.c \
-	cached/fetch.c cached/transfer.c cached/source.c \
+	cached/layout.c cached/file.c cached/file_disk.c cached/catalog.c \
+	cached/presence.c cached/device.c cached/map.c cached/outage.c \
+	cached/ahead.c cached/fill.c cached/chunk.c cached/fetch.c \
+	cached/transfer.c cached/source.c \
 	cached/sync.c cached/finish.c cached/quarantine.c cached/hold.c \
 	cached/room.c cached/gc.c cached/scrub.c cached/copy.c \
 	cached/work.c cached/status.c cached/store.c cached/disk.c $(CACHED_OS)

@@ -4,7 +4,7 @@
  *
  *	open.c ---> find.c image.c	which image, which index or blob
  *	   |
- *	layout.c -> file.c		what a device is made of; data files and
+ *	layout.c -> file.c file_disk.c	what a device is made of; data files and
  *	   |          presence.c	what the disk says of them
  *	   |        catalog.c		which chunk lies in which file
  *	fill.c ---> fetch.c transfer.c source.c	a chunk on its way

@@ -12,7 +12,8 @@
  * own layout, for other layouts that find chunks in it, for maps that point
  * into it, or for work on it; closed, it is a line in this list and entries in
  * the catalogue.  The data file's name carries the identity that its presence
- * records were made for: a record can't be believed about another file.
+ * records were made for: a record can't be believed about another file.  What
+ * stands on disk is file_disk.c's.
  */
 #define _GNU_SOURCE
 #include <sys/stat.h>
@@ -25,17 +26,11 @@
 #include <string.h>
 #include <unistd.h>
 
-#include <openssl/rand.h>
-
 #include "base/log.h"
 #include "base/own.h"
-#include "cached/cached.h"
 #include "cached/disk.h"
+#include "cached/file.h"
 
-#define NAME_MAX_LEN	64
-#define RECORDS_A_READ	1024	/* 64 KiB of the presence file */
-#define MARK_MAX	((LEANS_MAX + 1) * (DIGEST_HEX + 40))
-#define USED_MAX	(DEVICE_SIZE_MAX / RUN_SIZE * sizeof(uint64_t))
 
 struct files files = TAILQ_HEAD_INITIALIZER(files);
 static struct file *numbers[UINT16_MAX + 1];
@@ -257,160 +252,7 @@ file_mark(const struct file *f, uint32_t chunk, uint8_t *blocks)
 		blocks[b / 8] |= (uint8_t)(1 << b % 8);
 }
 
-/* ---- its files ---- */
-
-static void
-file_name(const struct file *f, const char *what, char name[NAME_MAX_LEN])
-{
-	snprintf(name, NAME_MAX_LEN, "%s.%016" PRIx64, what, f->h.file_id);
-}
-
-static uint64_t found_id;
-static bool found;
-
-static void
-see_name(int dir, const char *name)
-{
-	(void)dir;
-	if (sscanf(name, "presence.%16" SCNx64, &found_id) == 1 &&
-	    strlen(name) == strlen("presence.") + 16)
-		found = true;
-}
-
-/* The identity in the name of the presence file in dir; -ENOENT. */
-static int
-find_id(int dir, uint64_t *id)
-{
-	int r;
-
-	found = false;
-	r = store_each(dir, see_name);
-	*id = found_id;
-	return r < 0 ? r : found ? 0 : -ENOENT;
-}
-
-static int
-write_header(const struct presence_header *h, int dir)
-{
-	uint8_t bytes[PRESENCE_HEADER];
-	char name[NAME_MAX_LEN];
-
-	presence_put_header(h, bytes);
-	snprintf(name, sizeof(name), "presence.%016" PRIx64, h->file_id);
-	return store_write_file(dir, name, bytes, sizeof(bytes));
-}
-
-/* Data first: a presence file without its data is worth nothing. */
-static int
-make_files(struct file *f)
-{
-	_cleanup_close_ int fd = -1;
-	char name[NAME_MAX_LEN];
-	int r;
-
-	if (RAND_bytes((unsigned char *)&f->h.file_id,
-	    sizeof(f->h.file_id)) != 1)
-		return -EIO;
-	f->h.file_id |= 1;	/* never 0, which is no file in a map */
-	f->h.generation = 1;
-	file_name(f, "data", name);
-	fd = disk_create(f->dir, name);
-	if (fd < 0)
-		return fd;
-	r = disk_set_size(fd, f->h.size);
-	if (r == 0)
-		r = disk_sync(fd);
-	return r < 0 ? r : write_header(&f->h, f->dir);
-}
-
-static void
-close_files(struct file *f)
-{
-	fd_close(f->data);
-	fd_close(f->data_ro);
-	fd_close(f->presence);
-	fd_close(f->dir);
-	f->data = f->data_ro = f->presence = f->dir = -1;
-	free(take_ptr(f->state));
-	free(take_ptr(f->spots));
-	f->n_durable = 0;
-}
-
-/* Of the presence file of that identity, which must fit its place. */
-static int
-read_header(struct file *f, uint64_t id, const struct digest *key)
-{
-	uint8_t bytes[PRESENCE_HEADER];
-	struct presence_header h;
-	struct stat st;
-
-	if (fd_pread_all(f->presence, bytes, sizeof(bytes), 0) !=
-	    sizeof(bytes) || presence_get_header(bytes, &h) < 0 ||
-	    h.file_id != id || !digest_equal(&h.key, key) ||
-	    fstat(f->data, &st) < 0 || (uint64_t)st.st_size != h.size)
-		return -EBADMSG;
-	f->h = h;
-	return 0;
-}
-
-static int
-open_files(struct file *f, uint64_t id, const struct digest *key)
-{
-	_cleanup_close_ int index = disk_open(f->dir, "index", false);
-	char data[NAME_MAX_LEN], presence[NAME_MAX_LEN];
-
-	snprintf(data, sizeof(data), "data.%016" PRIx64, id);
-	snprintf(presence, sizeof(presence), "presence.%016" PRIx64, id);
-	f->data = disk_open(f->dir, data, true);
-	f->data_ro = disk_open(f->dir, data, false);
-	f->presence = disk_open(f->dir, presence, true);
-	f->index_on_disk = 0;
-	if (index >= 0)
-		disk_used(index, &f->index_on_disk);
-	if (f->data < 0 || f->data_ro < 0 || f->presence < 0)
-		return f->data == -ENOENT || f->presence == -ENOENT ?
-		    -EBADMSG : f->data < 0 ? f->data : f->data_ro < 0 ?
-		    f->data_ro : f->presence;
-	return read_header(f, id, key);
-}
-
-/* What the records say; each is believed only as far as "hash it here".
- * learn: the catalogue does not know them yet. */
-static int
-read_records(struct file *f, bool learn)
-{
-	_cleanup_free_ uint8_t *buf = malloc(RECORDS_A_READ * PRESENCE_RECORD);
-	struct presence_record r;
-
-	f->state = calloc(f->h.n_chunks ? f->h.n_chunks : 1,
-	    sizeof(*f->state));
-	f->spots = calloc(f->h.n_chunks ? f->h.n_chunks : 1,
-	    sizeof(*f->spots));
-	if (!buf || !f->state || !f->spots)
-		return -ENOMEM;
-	f->n_present = f->bytes_present = f->n_durable = 0;
-	for (uint32_t chunk = 0; chunk < f->h.n_chunks;) {
-		ssize_t n = fd_pread_all(f->presence, buf,
-		    RECORDS_A_READ * PRESENCE_RECORD, PRESENCE_HEADER +
-		    (uint64_t)chunk * PRESENCE_RECORD);
-
-		if (n < 0)
-			return (int)n;
-		if (n < PRESENCE_RECORD)
-			break;
-		for (ssize_t at = 0; at + PRESENCE_RECORD <= n &&
-		    chunk < f->h.n_chunks; at += PRESENCE_RECORD, chunk++) {
-			if (!presence_get(buf + at, &f->h, chunk, &r))
-				continue;
-			f->spots[chunk] = (struct spot){ (uint32_t)(r.offset /
-			    MAP_BLOCK), r.length };
-			file_set(f, chunk, CHUNK_RECORDED | CHUNK_DURABLE);
-			if (learn)
-				catalog_add(&r.sum, f, chunk);
-		}
-	}
-	return 0;
-}
+/* ---- what it takes ---- */
 
 uint64_t
 file_total(void)
@@ -435,76 +277,21 @@ file_account(struct file *f)
 	f->on_disk = data + presence + f->index_on_disk;
 }
 
-/* ---- the complete mark ----
- * "ID GENERATION expanded|sparse" of the file, then the KEY of each that it
- * leans on. */
-
-static bool
-mark_parse(struct file *f, char *text)
-{
-	uint64_t id, generation;
-	char form[9];
-	char *line = strtok(text, "\n");
-	struct digest leans[LEANS_MAX];
-	size_t n = 0;
-
-	if (!line || sscanf(line, "%16" SCNx64 " %" SCNu64 " %8s", &id,
-	    &generation, form) != 3 || id != f->h.file_id ||
-	    generation != f->h.generation)
-		return false;
-	while ((line = strtok(NULL, "\n"))) {
-		char key[DIGEST_TEXT + 1];
-
-		if (n == LEANS_MAX || strlen(line) != DIGEST_HEX)
-			return false;
-		snprintf(key, sizeof(key), "sha256:%.64s", line);
-		if (digest_parse(key, &leans[n++]) < 0)
-			return false;
-	}
-	f->leans = malloc((n ? n : 1) * sizeof(*leans));
-	if (!f->leans)
-		return false;
-	memcpy(f->leans, leans, n * sizeof(*leans));
-	f->n_leans = n;
-	f->expanded = strcmp(form, "expanded") == 0;
-	return true;
-}
-
-static void
-mark_read(struct file *f)
-{
-	_cleanup_free_ char *text = NULL;
-	size_t len;
-
-	f->complete = store_read_text(f->dir, "complete", MARK_MAX, &text,
-	    &len) == 0 && mark_parse(f, text);
-}
+/* ---- the complete mark ---- */
 
 int
 file_mark_complete(struct file *f, const struct digest *leans, size_t n_leans,
     bool expanded)
 {
-	_cleanup_free_ char *text = malloc(MARK_MAX);
 	struct digest *copy = malloc((n_leans ? n_leans : 1) * sizeof(*copy));
-	size_t at;
-	int r;
+	int r = copy ? file_disk_mark_write(f, leans, n_leans, expanded) :
+	    -ENOMEM;
 
-	if (!text || !copy) {
-		free(copy);
-		return -ENOMEM;
-	}
-	memcpy(copy, leans, n_leans * sizeof(*copy));
-	at = (size_t)snprintf(text, MARK_MAX, "%016" PRIx64 " %" PRIu64
-	    " %s\n", f->h.file_id, f->h.generation,
-	    expanded ? "expanded" : "sparse");
-	for (size_t i = 0; i < n_leans; i++)
-		at += (size_t)snprintf(text + at, MARK_MAX - at, "%s\n",
-		    digest_to_hex(&leans[i]).text);
-	r = store_write_text(f->dir, "complete", text);
 	if (r < 0) {
 		free(copy);
 		return r;
 	}
+	memcpy(copy, leans, n_leans * sizeof(*copy));
 	free(f->leans);
 	f->leans = copy;
 	f->n_leans = n_leans;
@@ -540,39 +327,6 @@ file_revoke(struct file *f)
 	return r;
 }
 
-/* ---- when its runs were of use ---- */
-
-static int
-used_read(struct file *f)
-{
-	_cleanup_free_ char *text = NULL;
-	size_t len, want = file_runs(f) * sizeof(uint64_t);
-	struct stat st;
-
-	f->used = calloc(1, want);
-	if (!f->used)
-		return -ENOMEM;
-	if (store_read_file(f->dir, "used", USED_MAX, &text, &len) == 0 &&
-	    len == want)
-		memcpy(f->used, text, want);	/* of this host only */
-	else if (fstat(f->presence, &st) == 0)
-		for (uint32_t i = 0; i < file_runs(f); i++)
-			f->used[i] = (uint64_t)st.st_mtime * 1000;
-	return 0;
-}
-
-static void
-used_write(struct file *f)
-{
-	if (!f->used_news)
-		return;
-	f->used_news = false;
-	if (store_write_file(f->dir, "used", f->used,
-	    file_runs(f) * sizeof(uint64_t)) < 0)
-		log_debug("that %.12s was used is not remembered",
-		    digest_to_hex(&f->h.key).text);
-}
-
 void
 file_remember_use(void)
 {
@@ -580,7 +334,7 @@ file_remember_use(void)
 
 	TAILQ_FOREACH(f, &files, entry)
 		if (f->refs > 0)
-			used_write(f);
+			file_disk_used_write(f);
 }
 
 /* ---- life ---- */
@@ -599,23 +353,10 @@ file_new(void)
 static void
 file_free(struct file *f)
 {
-	close_files(f);
+	file_disk_close(f);
 	free(f->leans);
 	free(f->used);
 	free(f);
-}
-
-static void
-remove_files(const struct file *f)
-{
-	char name[NAME_MAX_LEN];
-
-	file_name(f, "presence", name);
-	disk_unlink(f->dir, name);
-	file_name(f, "data", name);
-	disk_unlink(f->dir, name);
-	disk_unlink(f->dir, "complete");
-	disk_unlink(f->dir, "used");
 }
 
 int
@@ -629,12 +370,12 @@ file_hold(struct file *f)
 		f->dir = store_subdir("layouts", hex.text);
 		if (f->dir < 0)
 			return f->dir;
-		r = open_files(f, f->h.file_id, &key);
+		r = file_disk_open(f, f->h.file_id, &key);
 		if (r == 0)
-			r = read_records(f, false);
+			r = file_disk_records(f, false);
 	}
 	if (r < 0)
-		close_files(f);
+		file_disk_close(f);
 	else
 		f->refs++;
 	return r;
@@ -652,21 +393,8 @@ file_put(struct file *f)
 		file_free(f);
 		return;
 	}
-	used_write(f);
-	close_files(f);
-}
-
-static uint64_t kept_id;
-
-/* Of a file that was never finished, or never quite removed. */
-static void
-see_stray(int dir, const char *name)
-{
-	uint64_t id;
-
-	if ((sscanf(name, "data.%16" SCNx64, &id) == 1 ||
-	    sscanf(name, "presence.%16" SCNx64, &id) == 1) && id != kept_id)
-		disk_unlink(dir, name);
+	file_disk_used_write(f);
+	file_disk_close(f);
 }
 
 /* What stands in a layout's directory.  0, -ENOENT or -errno. */
@@ -679,34 +407,33 @@ file_load(int dir, const struct digest *key)
 
 	f->h.key = *key;
 	f->dir = dir;
-	r = find_id(dir, &id);
-	kept_id = r == 0 ? id : 0;
+	r = file_disk_find(dir, &id);
 	if (r == 0 || r == -ENOENT)
-		store_each(dir, see_stray);
+		file_disk_tidy(dir, r == 0 ? id : 0);
 	if (r == 0)
-		r = open_files(f, id, key);
+		r = file_disk_open(f, id, key);
 	if (r == -EBADMSG) {
 		log_err("store of %.12s: its presence file is damaged: "
 		    "starting it anew", digest_to_hex(key).text);
 		f->h.file_id = id;
-		remove_files(f);
+		file_disk_remove(f, NULL);
 		r = -ENOENT;
 	}
 	f->number = number_free();
 	if (r == 0 && f->number == UINT16_MAX)
 		r = -EMFILE;
 	if (r == 0)
-		r = used_read(f);
+		r = file_disk_used_read(f);
 	if (r == 0)
-		r = read_records(f, true);
+		r = file_disk_records(f, true);
 	if (r < 0) {
 		file_free(f);
 		return r;
 	}
-	mark_read(f);
+	file_disk_mark_read(f);
 	file_account(f);
 	list_add(f);
-	close_files(f);
+	file_disk_close(f);
 	return 0;
 }
 
@@ -754,13 +481,13 @@ file_make(const struct presence_header *want, struct file **out)
 	f->number = number_free();
 	f->dir = store_subdir("layouts", hex.text);
 	r = f->dir < 0 ? f->dir : f->number == UINT16_MAX ? -EMFILE :
-	    make_files(f);
+	    file_disk_make(f);
 	if (r == 0)
-		r = open_files(f, f->h.file_id, &want->key);
+		r = file_disk_open(f, f->h.file_id, &want->key);
 	if (r == 0)
-		r = used_read(f);
+		r = file_disk_used_read(f);
 	if (r == 0)
-		r = read_records(f, false);
+		r = file_disk_records(f, false);
 	if (r < 0) {
 		file_free(f);
 		return r == -EBADMSG ? -EIO : r;
@@ -804,7 +531,6 @@ file_kill(struct file *f, const char *to)
 {
 	_cleanup_free_ uint8_t *all = malloc(f->h.n_chunks + 1);
 	bool open = all && file_hold(f) == 0;
-	char data[NAME_MAX_LEN];
 
 	f->dead = true;
 	if (open) {
@@ -816,10 +542,7 @@ file_kill(struct file *f, const char *to)
 	if (!open)
 		f->dir = store_subdir("layouts",
 		    digest_to_hex(&f->h.key).text);
-	file_name(f, "data", data);
-	if (to)
-		quarantine_take(f->dir, data, to);
-	remove_files(f);
+	file_disk_remove(f, to);
 	disk_sync_dir(f->dir);
 	TAILQ_REMOVE(&files, f, entry);
 	numbers[f->number] = NULL;
