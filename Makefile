@@ -46,8 +46,8 @@ SUITE := $(BASE) $(IPC) $(POLICY) $(GEN)
 IMAGE := image/ref.c image/manifest.c image/index.c
 FETCHERD := fetcherd/main.c fetcherd/request.c fetcherd/transfer.c \
 	fetcherd/check.c fetcherd/head.c fetcherd/referrers.c fetcherd/auth.c \
-	fetcherd/secret.c fetcherd/redirect.c fetcherd/guard.c fetcherd/proxy.c \
-	fetcherd/site.c fetcherd/failure.c
+	fetcherd/realm.c fetcherd/secret.c fetcherd/redirect.c fetcherd/guard.c \
+	fetcherd/proxy.c fetcherd/site.c fetcherd/failure.c
 CACHED := cached/main.c cached/open.c cached/find.c cached/image.c \
 	cached/layout.c cached/file.c cached/file_disk.c cached/catalog.c \
 	cached/presence.c cached/device.c cached/map.c cached/outage.c \
@@ -67,7 +67,8 @@ SHEDPACK := shedpack/main.c shedpack/index.c image/cut.c shedpack/inspect.c \
 	shedpack/layout.c shedpack/place.c shedpack/pass.c shedpack/bar.c \
 	shedpack/registry.c shedpack/ask.c shedpack/login.c shedpack/http.c \
 	fetcherd/head.c fetcherd/secret.c fetcherd/redirect.c \
-	fetcherd/guard.c shedctl/progress.c shedctl/show.c shedctl/words.c
+	fetcherd/realm.c fetcherd/guard.c shedctl/progress.c shedctl/show.c \
+	shedctl/words.c
 SHEDCTL := shedctl/main.c shedctl/request.c shedctl/store.c shedctl/login.c \
 	shedctl/ask.c fetcherd/secret.c \
 	shedctl/client.c shedctl/dest.c shedctl/progress.c shedctl/show.c \

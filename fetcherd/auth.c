@@ -23,7 +23,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 
 #include <event2/event.h>
 
@@ -196,70 +195,18 @@ auth_denied(const struct site *site, const char *repo, const char *server,
 		    site->host, repo, server, site->section->host);
 }
 
-/* May the credentials go there?  See above. */
-static bool
-realm_allowed(const struct site *site, const struct origin *realm)
-{
-	if (strcmp(realm->scheme, "https") == 0)
-		return true;
-	if (strcmp(site->origin.scheme, "https") == 0)
-		return false;
-	return strcasecmp(realm->host, site->origin.host) == 0 ||
-	    (guard_loopback_host(realm->host) &&
-	    guard_loopback_host(site->origin.host));
-}
-
-static void
-curlu_release(CURLU **u)
-{
-	curl_url_cleanup(*u);
-}
-
-static int
-query_add(CURLU *u, const char *name, const char *value)
-{
-	_cleanup_free_ char *pair = NULL;
-
-	if (asprintf(&pair, "%s=%s", name, value) < 0) {
-		pair = NULL;
-		return -ENOMEM;
-	}
-	return curl_url_set(u, CURLUPART_QUERY, pair,
-	    CURLU_APPENDQUERY | CURLU_URLENCODE) == CURLUE_OK ? 0 : -EINVAL;
-}
-
 /* realm?service=SERVICE&scope=SCOPE */
 static int
 token_url(const struct token *t, char **out)
 {
-	_cleanup_(curlu_release) CURLU *u = curl_url();
-	_cleanup_free_ char *realm = NULL, *scope = NULL;
-	char *url;
-	int r;
+	_cleanup_free_ char *scope = NULL;
 
-	if (!u)
-		return -ENOMEM;
-	r = redirect_resolve(t->site->base, t->challenge.realm, &realm);
-	if (r < 0)
-		return r;
 	if (asprintf(&scope, "repository:%s:pull", t->repo) < 0) {
 		scope = NULL;
 		return -ENOMEM;
 	}
-	if (curl_url_set(u, CURLUPART_URL, realm, 0) != CURLUE_OK)
-		return -EINVAL;
-	if (t->challenge.service[0])
-		r = query_add(u, "service", t->challenge.service);
-	if (r == 0)
-		r = query_add(u, "scope", t->challenge.scope[0] ?
-		    t->challenge.scope : scope);
-	if (r < 0)
-		return r;
-	if (curl_url_get(u, CURLUPART_URL, &url, 0) != CURLUE_OK)
-		return -EINVAL;
-	*out = strdup(url);
-	curl_free(url);
-	return *out ? 0 : -ENOMEM;
+	return realm_url(t->site->base, &t->challenge, t->challenge.scope[0] ?
+	    t->challenge.scope : scope, out);
 }
 
 static enum verdict
@@ -454,7 +401,7 @@ token_ask(struct token *t, struct failure *f)
 		    "the registry's settings", t->site->host, t->repo);
 		return -EINVAL;
 	}
-	if (!realm_allowed(t->site, &realm)) {
+	if (!realm_allowed(&t->site->origin, &realm)) {
 		failure_set(f, CTL_CODE(AUTH_DENIED), false,
 		    "%s/%s: its token server %s is to be asked over plain "
 		    "HTTP, which is refused; check the registry's settings",

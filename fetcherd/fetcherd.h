@@ -13,6 +13,7 @@
  *	site.c		a registry host or a mirror of it: scheme, trust,
  *			credentials
  *	redirect.c	where a registry may send us, and where it did
+ *	realm.c		token servers: which, and what they are asked (pure)
  *	guard.c		classes of addresses (pure)
  *	proxy.c		which hosts go past the proxy (pure)
  *	head.c		response heads (pure)
@@ -244,6 +245,16 @@ void redirect_remember(const struct site *site, const char *repo,
     const char *digest, const char *url);
 void redirect_forget(const struct site *site, const char *repo,
     const char *digest);
+
+/* ---- realm.c: token servers ---- */
+
+/* May a registry's credentials go to a token server there?  By https always; by
+ * http if the registry speaks that, and both are one host or loopback. */
+bool realm_allowed(const struct origin *registry, const struct origin *realm);
+/* REALM?service=SERVICE&scope=SCOPE, with the realm as seen from base (caller
+ * frees).  -ENOMEM; -EINVAL: the realm is no URL that may be asked. */
+int realm_url(const char *base, const struct challenge *c, const char *scope,
+    char **out);
 
 /* ---- site.c ---- */
 

@@ -14,7 +14,6 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 
 #include "base/own.h"
 #include "shedpack/registry.h"
@@ -71,60 +70,18 @@ no_memory(struct refusal *why)
 	return refuse(why, "no memory to log in; free some");
 }
 
-/* May the credentials go there?  See above. */
-static bool
-realm_allowed(const struct registry *r, const struct origin *realm)
-{
-	if (strcmp(realm->scheme, "https") == 0)
-		return true;
-	if (strcmp(r->origin.scheme, "https") == 0)
-		return false;
-	return strcasecmp(realm->host, r->origin.host) == 0 ||
-	    (guard_loopback_host(realm->host) &&
-	    guard_loopback_host(r->origin.host));
-}
-
-static void
-curlu_release(CURLU **u)
-{
-	curl_url_cleanup(*u);
-}
-
-static int
-query_add(CURLU *u, const char *name, const char *value)
-{
-	_cleanup_free_ char *pair = NULL;
-
-	if (asprintf(&pair, "%s=%s", name, value) < 0) {
-		pair = NULL;
-		return -ENOMEM;
-	}
-	return curl_url_set(u, CURLUPART_QUERY, pair,
-	    CURLU_APPENDQUERY | CURLU_URLENCODE) == CURLUE_OK ? 0 : -EINVAL;
-}
-
-/* realm?service=SERVICE&scope=repository:REPO:pull,push.  The scope is our
- * own: the challenge's is that of the first request, which only pulls. */
+/* The scope is our own: the challenge's is that of the first request, which
+ * only pulls. */
 static int
 token_url(const struct registry *r, const struct challenge *c, char **out)
 {
-	_cleanup_(curlu_release) CURLU *u = curl_url();
-	_cleanup_free_ char *realm = NULL, *scope = NULL;
-	char *url;
+	_cleanup_free_ char *scope = NULL;
 
-	if (!u || asprintf(&scope, "repository:%s:pull,push", r->repo) < 0) {
+	if (asprintf(&scope, "repository:%s:pull,push", r->repo) < 0) {
 		scope = NULL;
 		return -ENOMEM;
 	}
-	if (redirect_resolve(r->base, c->realm, &realm) < 0 ||
-	    curl_url_set(u, CURLUPART_URL, realm, 0) != CURLUE_OK ||
-	    (c->service[0] && query_add(u, "service", c->service) < 0) ||
-	    query_add(u, "scope", scope) < 0 ||
-	    curl_url_get(u, CURLUPART_URL, &url, 0) != CURLUE_OK)
-		return -EINVAL;
-	*out = strdup(url);
-	curl_free(url);
-	return *out ? 0 : -ENOMEM;
+	return realm_url(r->base, c, scope, out);
 }
 
 static int
@@ -198,7 +155,7 @@ challenged_bearer(struct registry *r, const struct challenge *c,
 	if (token_url(r, c, &url) < 0 || redirect_origin(url, &realm) < 0)
 		return refuse(why, "%s: its token server's address cannot be "
 		    "used; check the registry's settings", r->where);
-	if (!realm_allowed(r, &realm))
+	if (!realm_allowed(&r->origin, &realm))
 		return refuse(why, "%s: its token server %s is to be asked "
 		    "over plain HTTP, which is refused; check the registry's "
 		    "settings", r->where, realm.host);
