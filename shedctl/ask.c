@@ -27,6 +27,22 @@ ask(struct shedctl *ctl, unsigned type, const void *body, unsigned want,
 }
 
 enum status
+ask_show(struct shedctl *ctl, unsigned type, const void *body, unsigned want,
+    void (*json)(const struct answer *a), void (*show)(const struct answer *a))
+{
+	_cleanup_(answer_done) struct answer a = ANSWER_NONE;
+	enum status status = ask(ctl, type, body, want, AGAIN, &a);
+
+	if (status != STATUS_DONE)
+		return status;
+	if (ctl->opt.json)
+		json(&a);
+	else
+		show(&a);
+	return STATUS_DONE;
+}
+
+enum status
 ask_done(struct shedctl *ctl, unsigned type, const void *body, bool again,
     int fd)
 {

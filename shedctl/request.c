@@ -79,17 +79,9 @@ enum status
 run_ls(struct shedctl *ctl)
 {
 	CTL(List) body = CTL_INIT(LIST);
-	_cleanup_(answer_done) struct answer a = ANSWER_NONE;
-	enum status status = ask(ctl, CTL_BODY(LIST), &body, CTL_BODY(DEVICES),
-	    AGAIN, &a);
 
-	if (status != STATUS_DONE)
-		return status;
-	if (ctl->opt.json)
-		json_devices(&a);
-	else
-		show_devices(&a);
-	return STATUS_DONE;
+	return ask_show(ctl, CTL_BODY(LIST), &body, CTL_BODY(DEVICES),
+	    json_devices, show_devices);
 }
 
 /* Every device in detail. */
@@ -97,17 +89,9 @@ static enum status
 status_all(struct shedctl *ctl)
 {
 	CTL(List) body = CTL_INIT(LIST);
-	_cleanup_(answer_done) struct answer a = ANSWER_NONE;
-	enum status status = ask(ctl, CTL_BODY(LIST), &body, CTL_BODY(DEVICES),
-	    AGAIN, &a);
 
-	if (status != STATUS_DONE)
-		return status;
-	if (ctl->opt.json)
-		json_devices(&a);
-	else
-		show_status(&a);
-	return STATUS_DONE;
+	return ask_show(ctl, CTL_BODY(LIST), &body, CTL_BODY(DEVICES),
+	    json_devices, show_status);
 }
 
 enum status
@@ -167,17 +151,9 @@ enum status
 run_images(struct shedctl *ctl)
 {
 	CTL(Images) body = CTL_INIT(IMAGES);
-	_cleanup_(answer_done) struct answer a = ANSWER_NONE;
-	enum status status = ask(ctl, CTL_BODY(IMAGES), &body,
-	    CTL_BODY(IMAGES_REPLY), AGAIN, &a);
 
-	if (status != STATUS_DONE)
-		return status;
-	if (ctl->opt.json)
-		json_images(&a);
-	else
-		show_images(&a);
-	return STATUS_DONE;
+	return ask_show(ctl, CTL_BODY(IMAGES), &body, CTL_BODY(IMAGES_REPLY),
+	    json_images, show_images);
 }
 
 static enum status
@@ -361,22 +337,13 @@ enum status
 run_metrics(struct shedctl *ctl)
 {
 	CTL(Metrics) body = CTL_INIT(METRICS);
-	_cleanup_(answer_done) struct answer a = ANSWER_NONE;
-	enum status status;
 
 	if (ctl->opt.listen)
 		return client_fail(&ctl->failure, CTL_CODE(UNSUPPORTED),
 		    "metrics --listen is not built; run `shedctl metrics` "
 		    "for each collection");
-	status = ask(ctl, CTL_BODY(METRICS), &body, CTL_BODY(METRICS_REPLY),
-	    AGAIN, &a);
-	if (status != STATUS_DONE)
-		return status;
-	if (ctl->opt.json)
-		json_metrics(&a);
-	else
-		show_metrics(&a);
-	return STATUS_DONE;
+	return ask_show(ctl, CTL_BODY(METRICS), &body, CTL_BODY(METRICS_REPLY),
+	    json_metrics, show_metrics);
 }
 
 enum status

@@ -196,6 +196,10 @@ enum status ask(struct shedctl *ctl, unsigned type, const void *body,
 /* fd rides along; it stays the caller's. */
 enum status ask_fd(struct shedctl *ctl, unsigned type, const void *body,
     unsigned want, bool again, int fd, struct answer *a);
+/* A question, whose answer is printed with --json by json(), else by show(). */
+enum status ask_show(struct shedctl *ctl, unsigned type, const void *body,
+    unsigned want, void (*json)(const struct answer *a),
+    void (*show)(const struct answer *a));
 /* A request that is answered by Done; says so with --json. */
 enum status ask_done(struct shedctl *ctl, unsigned type, const void *body,
     bool again, int fd);

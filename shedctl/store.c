@@ -73,21 +73,19 @@ run_gc(struct shedctl *ctl)
 	return STATUS_DONE;
 }
 
+static void
+show_df_here(const struct answer *a)
+{
+	show_df(a, show_width(STDOUT_FILENO));
+}
+
 enum status
 run_df(struct shedctl *ctl)
 {
 	CTL(Df) body = CTL_INIT(DF);
-	_cleanup_(answer_done) struct answer a = ANSWER_NONE;
-	enum status status = ask(ctl, CTL_BODY(DF), &body, CTL_BODY(DF_REPLY),
-	    AGAIN, &a);
 
-	if (status != STATUS_DONE)
-		return status;
-	if (ctl->opt.json)
-		json_df(&a);
-	else
-		show_df(&a, show_width(STDOUT_FILENO));
-	return STATUS_DONE;
+	return ask_show(ctl, CTL_BODY(DF), &body, CTL_BODY(DF_REPLY), json_df,
+	    show_df_here);
 }
 
 enum status
