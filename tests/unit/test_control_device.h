@@ -16,6 +16,7 @@
 
 #include "test_control_host.h"
 
+#define QUIET_MS	100	/* no message in that time: none was sent */
 #define SIZE		(8 * 1024 * 1024)
 #define IMAGE		"reg.example/a:1"
 #define DATA		"layouts/ab/data.01"
@@ -137,6 +138,17 @@ attached(struct host *h, struct user *u, struct digest *layout, uint32_t rung,
 	spec = attach_ends(h, opened(layout, rung));
 	hears(u, CTL_BODY(ATTACHED));
 	return spec;
+}
+
+static inline void
+progress(struct host *h, uint64_t id, uint64_t current)
+{
+	Suite__Progress p = SUITE__PROGRESS__INIT;
+
+	p.blob_digest = bytes(&blob);
+	p.current = current;
+	p.total = SIZE;
+	host_say(h, id, SUITE_BODY(PROGRESS), &p);
 }
 
 #endif
