@@ -62,15 +62,16 @@ DEVD := devd/main.c devd/parent.c devd/parent_device.c devd/places.c \
 	devd/names.c devd/attachments.c devd/login.c devd/credentials.c
 DEVD_IO := devd/io_main.c devd/io_core.c devd/io_want.c devd/nbd.c \
 	devd/nbd_handshake.c devd/nbd_reply.c devd/nbd_proto.c $(IO_OS)
-SHEDPACK := shedpack/main.c shedpack/index.c image/cut.c shedpack/inspect.c \
+SHEDPACK := shedpack/main.c base/options.c shedpack/index.c image/cut.c \
+	shedpack/inspect.c \
 	shedpack/verify.c shedpack/push.c shedpack/artifact.c \
 	shedpack/layout.c shedpack/place.c shedpack/pass.c shedpack/bar.c \
 	shedpack/registry.c shedpack/ask.c shedpack/login.c shedpack/http.c \
 	fetcherd/head.c fetcherd/secret.c fetcherd/redirect.c \
 	fetcherd/realm.c fetcherd/guard.c shedctl/progress.c shedctl/show.c \
 	shedctl/words.c
-SHEDCTL := shedctl/main.c shedctl/request.c shedctl/store.c shedctl/login.c \
-	shedctl/ask.c fetcherd/secret.c \
+SHEDCTL := shedctl/main.c base/options.c shedctl/request.c shedctl/store.c \
+	shedctl/login.c shedctl/ask.c fetcherd/secret.c \
 	shedctl/client.c shedctl/dest.c shedctl/progress.c shedctl/show.c \
 	shedctl/json.c shedctl/words.c
 

@@ -8,7 +8,6 @@
  * It holds no state and needs no privilege: the socket's permissions decide.
  */
 #include <errno.h>
-#include <getopt.h>
 #include <limits.h>
 #include <locale.h>
 #include <stdarg.h>
@@ -17,11 +16,11 @@
 #include <strings.h>
 #include <unistd.h>
 
+#include "base/options.h"
 #include "base/own.h"
 #include "shedctl/shedctl.h"
 
 #define SOCKET_PATH_BYTES 256	/* more than any socket address holds */
-#define LONG_OPTION	256	/* + index: what getopt_long() returns */
 #define HINT_PREFIX	2	/* letters in common that make a hint */
 
 /* The options. */
@@ -30,14 +29,6 @@ struct unit {
 	char letter;
 	uint64_t factor;
 };
-
-static int
-set_flag(const char *value, void *field)
-{
-	(void)value;
-	*(bool *)field = true;
-	return 0;
-}
 
 static int
 set_text(const char *value, void *field)
@@ -147,18 +138,11 @@ set_deadline(const char *value, void *field)
 
 #define AT(member) offsetof(struct options, member)
 
-static const struct opt {
-	const char *name;
-	char letter;		/* 0: none */
-	bool common;		/* of every command */
-	int (*set)(const char *value, void *field);
-	size_t field;
-	const char *wants;	/* completes "… takes"; NULL: no value */
-} opts[] = {
+static const struct opt opts[] = {
 	{ "socket", 0, true, set_text, AT(socket), "the path of the service's socket" },
-	{ "json", 0, true, set_flag, AT(json), NULL },
-	{ "help", 'h', true, set_flag, AT(help), NULL },
-	{ "version", 0, true, set_flag, AT(version), NULL },
+	{ "json", 0, true, options_flag, AT(json), NULL },
+	{ "help", 'h', true, options_flag, AT(help), NULL },
+	{ "version", 0, true, options_flag, AT(version), NULL },
 	{ "name", 0, false, set_text, AT(name), "a name of [a-z0-9._-]" },
 	{ "present", 0, false, set_present, AT(present), "auto, nbd, ublk, file or plain" },
 	{ "fetch", 0, false, set_fetch, AT(fetch), "lazy or whole" },
@@ -167,19 +151,20 @@ static const struct opt {
 	{ "deadline", 0, false, set_deadline, AT(deadline_ms), "seconds, as 30 or 0.5" },
 	{ "on-outage", 0, false, set_on_outage, AT(on_outage), "stall or eio" },
 	{ "outage-delay", 0, false, set_delay, AT(outage_delay_s), "a time, as 60 or 5m, and not 0" },
-	{ "boot", 0, false, set_flag, AT(boot), NULL },
-	{ "all", 0, false, set_flag, AT(all), NULL },
-	{ "wait", 0, false, set_flag, AT(wait), NULL },
-	{ "follow", 'f', false, set_flag, AT(follow), NULL },
+	{ "boot", 0, false, options_flag, AT(boot), NULL },
+	{ "all", 0, false, options_flag, AT(all), NULL },
+	{ "wait", 0, false, options_flag, AT(wait), NULL },
+	{ "follow", 'f', false, options_flag, AT(follow), NULL },
 	{ "output", 'o', false, set_text, AT(output), "a file" },
 	{ "owner", 0, false, set_text, AT(owner), "an owner's name" },
-	{ "allow-empty", 0, false, set_flag, AT(allow_empty), NULL },
-	{ "dry-run", 0, false, set_flag, AT(dry_run), NULL },
+	{ "allow-empty", 0, false, options_flag, AT(allow_empty), NULL },
+	{ "dry-run", 0, false, options_flag, AT(dry_run), NULL },
 	{ "max-bytes", 0, false, set_size, AT(max_bytes), "bytes, as 20G" },
 	{ "until", 0, false, set_age, AT(until_s), "an age, as 12h or 30d" },
 	{ "listen", 0, false, set_text, AT(listen), "an address" },
 };
-static const char letters[] = ":hfo:";
+static const struct options_table options = { "shedctl", opts,
+	ARRAY_LEN(opts) };
 
 /* The commands. */
 
@@ -292,75 +277,14 @@ usage(struct failure *f, const char *fmt, ...)
 	return STATUS_USAGE;
 }
 
-/* The index in opts of what getopt_long() returned, or -1. */
-static int
-opt_index(int c)
-{
-	if (c >= LONG_OPTION)
-		return c - LONG_OPTION;
-	for (size_t i = 0; c && i < ARRAY_LEN(opts); i++)
-		if (opts[i].letter == c)
-			return (int)i;
-	return -1;
-}
-
-/* What is wrong with the option before argv[optind]. */
-static enum status
-bad_option(struct failure *f, int c, char **argv)
-{
-	int i = opt_index(optopt);
-	const char *word = argv[optind - 1];
-
-	if (c == ':' && i >= 0)
-		return usage(f, "--%s takes %s", opts[i].name, opts[i].wants);
-	if (c == '?' && i >= 0)
-		return usage(f, "--%s takes no value", opts[i].name);
-	if (strncmp(word, "--", 2) != 0 && optopt > 0 && optopt < LONG_OPTION)
-		return usage(f, "there is no option -%c; `shedctl help` lists "
-		    "the commands", optopt);
-	return usage(f, "there is no option %.100s; `shedctl help` lists the "
-	    "commands", word);
-}
-
 /* All options of argv.  *first: the first argument that is none. */
 static enum status
-options_parse(int argc, char **argv, struct options *opt, int *first,
+options_read(int argc, char **argv, struct options *opt, int *first,
     struct failure *f)
 {
-	struct option longs[ARRAY_LEN(opts) + 1] = { 0 };
-	int c, i;
-
-	for (size_t k = 0; k < ARRAY_LEN(opts); k++)
-		longs[k] = (struct option){ opts[k].name, opts[k].wants ?
-		    required_argument : no_argument, NULL,
-		    LONG_OPTION + (int)k };
-	opterr = 0;
-	optind = 0;	/* start anew: tests parse more than once */
-	while ((c = getopt_long(argc, argv, letters, longs, NULL)) != -1) {
-		i = c == '?' || c == ':' ? -1 : opt_index(c);
-		if (i < 0)
-			return bad_option(f, c, argv);
-		if (opts[i].set(optarg, (char *)opt + opts[i].field) < 0)
-			return usage(f, "--%s takes %s, not %.100s",
-			    opts[i].name, opts[i].wants, optarg);
-		opt->given |= (uint64_t)1 << i;
-	}
-	*first = optind;
-	return STATUS_DONE;
-}
-
-static bool
-has_word(const char *words, const char *word)
-{
-	size_t len = strlen(word);
-
-	for (; *words; words += strcspn(words, " ")) {
-		words += strspn(words, " ");
-		if (strncmp(words, word, len) == 0 &&
-		    (words[len] == ' ' || words[len] == '\0'))
-			return true;
-	}
-	return false;
+	f->code = NULL;
+	return options_parse(&options, argc, argv, opt, &opt->given, first,
+	    f->text, sizeof(f->text)) < 0 ? STATUS_USAGE : STATUS_DONE;
 }
 
 static const struct command *
@@ -400,11 +324,12 @@ static enum status
 command_check(const struct command *cmd, const struct shedctl *ctl,
     struct failure *f)
 {
-	for (size_t i = 0; i < ARRAY_LEN(opts); i++)
-		if ((ctl->opt.given >> i & 1) && !opts[i].common &&
-		    !has_word(cmd->takes, opts[i].name))
-			return usage(f, "%s takes no --%s; see `shedctl help "
-			    "%s`", cmd->name, opts[i].name, cmd->name);
+	const struct opt *untaken = options_untaken(&options, ctl->opt.given,
+	    cmd->takes);
+
+	if (untaken)
+		return usage(f, "%s takes no --%s; see `shedctl help %s`",
+		    cmd->name, untaken->name, cmd->name);
 	if (ctl->n_args < cmd->args_min || ctl->n_args > cmd->args_max)
 		return usage(f, "usage: shedctl %s%s%s", cmd->name,
 		    cmd->usage[0] ? " " : "", cmd->usage);
@@ -495,7 +420,7 @@ shedctl_run(int argc, char **argv, struct shedctl *ctl)
 	enum status status;
 	int first = argc;
 
-	status = options_parse(argc, argv, &ctl->opt, &first, &ctl->failure);
+	status = options_read(argc, argv, &ctl->opt, &first, &ctl->failure);
 	if (status != STATUS_DONE)
 		return status;
 	if (ctl->opt.version) {

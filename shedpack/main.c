@@ -8,13 +8,13 @@
  * network for `push` only.
  */
 #include <errno.h>
-#include <getopt.h>
 #include <locale.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/options.h"
 #include "base/own.h"
 #include "shedpack/shedpack.h"
 
@@ -24,19 +24,10 @@ enum exit_status {		/* of the program: CLI.md */
 	EXIT_USAGE = 2,
 };
 
-#define LONG_OPTION	256	/* + index: what getopt_long() returns */
 
 volatile sig_atomic_t interrupted;
 
 /* The options. */
-
-static int
-set_flag(const char *value, void *field)
-{
-	(void)value;
-	*(bool *)field = true;
-	return 0;
-}
 
 static int
 set_text(const char *value, void *field)
@@ -77,27 +68,21 @@ set_version(const char *value, void *field)
 
 #define AT(member) offsetof(struct arguments, member)
 
-static const struct opt {
-	const char *name;
-	char letter;		/* 0: none */
-	bool common;		/* of every command */
-	int (*set)(const char *value, void *field);
-	size_t field;
-	const char *wants;	/* completes "… takes"; NULL: no value */
-} opts[] = {
+static const struct opt opts[] = {
 	{ "help", 'h', true, set_help, 0, NULL },
 	{ "version", 0, true, set_version, 0, NULL },
 	{ "output", 'o', false, set_text, AT(output), "a directory" },
-	{ "json", 0, false, set_flag, AT(json), NULL },
-	{ "annotate", 0, false, set_flag, AT(annotate), NULL },
+	{ "json", 0, false, options_flag, AT(json), NULL },
+	{ "annotate", 0, false, options_flag, AT(annotate), NULL },
 	{ "tag", 0, false, set_text, AT(tag), "a tag" },
 	{ "ca", 0, false, set_text, AT(ca), "a file of certificates" },
-	{ "insecure", 0, false, set_flag, AT(insecure), NULL },
+	{ "insecure", 0, false, options_flag, AT(insecure), NULL },
 	{ "profile", 0, false, ignore, 0, "a file" },
 	{ "base", 0, false, ignore, 0, "an index" },
 	{ "level", 0, false, ignore, 0, "a number" },
 };
-static const char letters[] = ":ho:";
+static const struct options_table options = { "shedpack", opts,
+	ARRAY_LEN(opts) };
 
 /* The commands. */
 
@@ -152,76 +137,6 @@ refuse_interrupted(struct refusal *why)
 	return refuse(why, "interrupted; run it again");
 }
 
-/* The index in opts of what getopt_long() returned, or -1. */
-static int
-opt_index(int c)
-{
-	if (c >= LONG_OPTION)
-		return c - LONG_OPTION;
-	for (size_t i = 0; c && i < ARRAY_LEN(opts); i++)
-		if (opts[i].letter == c)
-			return (int)i;
-	return -1;
-}
-
-/* What is wrong with the option before argv[optind]. */
-static int
-bad_option(struct refusal *why, int c, char **argv)
-{
-	int i = opt_index(optopt);
-
-	if (c == ':' && i >= 0)
-		return refuse(why, "--%s takes %s", opts[i].name,
-		    opts[i].wants);
-	if (i >= 0)
-		return refuse(why, "--%s takes no value", opts[i].name);
-	if (strncmp(argv[optind - 1], "--", 2) != 0 && optopt)
-		return refuse(why, "there is no option -%c; `shedpack help` "
-		    "lists the commands", optopt);
-	return refuse(why, "there is no option %.100s; `shedpack help` lists "
-	    "the commands", argv[optind - 1]);
-}
-
-/* All options of argv; bit n of *given: opts[n] was.  Arguments come behind
- * optind. */
-static int
-options_parse(int argc, char **argv, struct arguments *a, unsigned *given,
-    struct refusal *why)
-{
-	struct option longs[ARRAY_LEN(opts) + 1] = { 0 };
-	int c, i;
-
-	for (size_t k = 0; k < ARRAY_LEN(opts); k++)
-		longs[k] = (struct option){ opts[k].name, opts[k].wants ?
-		    required_argument : no_argument, NULL,
-		    LONG_OPTION + (int)k };
-	opterr = 0;
-	while ((c = getopt_long(argc, argv, letters, longs, NULL)) != -1) {
-		i = c == '?' || c == ':' ? -1 : opt_index(c);
-		if (i < 0)
-			return bad_option(why, c, argv);
-		if (opts[i].set(optarg, (char *)a + opts[i].field) < 0)
-			return refuse(why, "--%s takes %s", opts[i].name,
-			    opts[i].wants);
-		*given |= 1U << i;
-	}
-	return 0;
-}
-
-static bool
-has_word(const char *words, const char *word)
-{
-	size_t len = strlen(word);
-
-	for (; *words; words += strcspn(words, " ")) {
-		words += strspn(words, " ");
-		if (strncmp(words, word, len) == 0 &&
-		    (words[len] == ' ' || words[len] == '\0'))
-			return true;
-	}
-	return false;
-}
-
 static const struct command *
 command_find(const char *name, struct refusal *why)
 {
@@ -236,15 +151,16 @@ command_find(const char *name, struct refusal *why)
 /* Options and arguments that the command does not take, or lacks. */
 static int
 command_check(const struct command *cmd, const struct arguments *a,
-    unsigned given, struct refusal *why)
+    uint64_t given, struct refusal *why)
 {
-	for (size_t i = 0; i < ARRAY_LEN(opts); i++)
-		if ((given >> i & 1) && !opts[i].common &&
-		    !has_word(cmd->takes, opts[i].name))
-			return refuse(why, "%s takes no --%s; see `shedpack "
-			    "help %s`", cmd->name, opts[i].name, cmd->name);
+	const struct opt *untaken = options_untaken(&options, given,
+	    cmd->takes);
+
+	if (untaken)
+		return refuse(why, "%s takes no --%s; see `shedpack help %s`",
+		    cmd->name, untaken->name, cmd->name);
 	if (a->n_args < cmd->args_min || a->n_args > cmd->args_max ||
-	    (has_word(cmd->takes, "output") && !a->output))
+	    (options_has_word(cmd->takes, "output") && !a->output))
 		return refuse(why, "usage: shedpack %s %s", cmd->name,
 		    cmd->usage);
 	return 0;
@@ -325,27 +241,29 @@ shedpack_run(int argc, char **argv, struct refusal *why)
 {
 	const struct command *cmd;
 	struct arguments a = { 0 };
-	unsigned given = 0;
+	uint64_t given = 0;
+	int first = argc;
 
-	if (options_parse(argc, argv, &a, &given, why) < 0)
+	if (options_parse(&options, argc, argv, &a, &given, &first, why->text,
+	    sizeof(why->text)) < 0)
 		return EXIT_USAGE;
 	if (want_version) {
 		puts("shedpack " VERSION);
 		return EXIT_DONE;
 	}
-	if (optind == argc) {
+	if (first == argc) {
 		print_commands(want_help ? stdout : stderr);
 		return want_help ? EXIT_DONE : EXIT_USAGE;
 	}
-	cmd = command_find(argv[optind], why);
+	cmd = command_find(argv[first], why);
 	if (!cmd)
 		return EXIT_USAGE;
 	if (want_help) {
 		print_command(cmd);
 		return EXIT_DONE;
 	}
-	a.arg = argv + optind + 1;
-	a.n_args = argc - optind - 1;
+	a.arg = argv + first + 1;
+	a.n_args = argc - first - 1;
 	if (command_check(cmd, &a, given, why) < 0)
 		return EXIT_USAGE;
 	catch_signals();

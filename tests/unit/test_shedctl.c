@@ -34,7 +34,7 @@ parse(const char *line)
 		argv[argc++] = w;
 	opt = (struct options){ 0 };
 	failure = (struct failure){ 0 };
-	return options_parse(argc, argv, &opt, &first, &failure);
+	return options_read(argc, argv, &opt, &first, &failure);
 }
 
 /* The same, and then the command's own checks. */
@@ -52,7 +52,7 @@ check(const char *line)
 	for (char *w = strtok(text, " "); w; w = strtok(NULL, " "))
 		argv[argc++] = w;
 	failure = (struct failure){ 0 };
-	status = options_parse(argc, argv, &ctl.opt, &first, &failure);
+	status = options_read(argc, argv, &ctl.opt, &first, &failure);
 	if (status != STATUS_DONE)
 		return status;
 	cmd = command_find(argv[first]);
