@@ -179,15 +179,24 @@ void
 auth_denied(const struct site *site, const char *repo, const char *server,
     struct failure *f)
 {
-	if (site->section->credentials.user)
+	const struct credentials *c = site_credentials(site);
+
+	if (c->user)
 		failure_set(f, CTL_CODE(AUTH_DENIED), false,
 		    "%s/%s: %s refuses its credentials for this repository; "
 		    "give others by `shedctl login %s`, or in its auth-file",
 		    site->host, repo, server, site->section->host);
-	else if (site->section->credentials.problem[0])
+	else if (site_withholds(site))
+		failure_set(f, CTL_CODE(AUTH_DENIED), false,
+		    "%s/%s: %s wants credentials, and those of %s were given "
+		    "for %s; use that as the mirror's URL, or set insecure = "
+		    "yes in [registry \"%s\"] if they may go in clear",
+		    site->host, repo, server, site->section->host,
+		    site->section->base, site->section->host);
+	else if (c->problem[0])
 		failure_set(f, CTL_CODE(AUTH_DENIED), false,
 		    "%s/%s: %s wants credentials and %s", site->host, repo,
-		    server, site->section->credentials.problem);
+		    server, c->problem);
 	else
 		failure_set(f, CTL_CODE(AUTH_DENIED), false,
 		    "%s/%s: %s refuses anonymous access; run `shedctl login "
@@ -378,8 +387,8 @@ token_start(struct token *t, const char *url, const struct origin *realm)
 		.accept = "application/json",
 	};
 
-	if (t->site->section->credentials.user) {
-		basic = secret_basic(&t->site->section->credentials);
+	if (site_credentials(t->site)->user) {
+		basic = secret_basic(site_credentials(t->site));
 		if (!basic)
 			return -ENOMEM;
 		x.authorization = basic;
@@ -477,8 +486,8 @@ auth_prepare(struct site *site, const char *repo, struct auth_waiter *w,
 	struct token *t = token_find(site, repo);
 
 	*header = NULL;
-	if (site->basic && site->section->credentials.user) {
-		*header = secret_basic(&site->section->credentials);
+	if (site->basic && site_credentials(site)->user) {
+		*header = secret_basic(site_credentials(site));
 	} else if (!t || t->challenge.scheme != CHALLENGE_BEARER) {
 		return AUTH_GO;
 	} else if (!token_good(t)) {
@@ -496,7 +505,7 @@ static enum auth_answer
 challenged_basic(struct site *site, const char *repo, const char *sent,
     struct failure *f)
 {
-	if (!site->section->credentials.user || (sent && site->basic)) {
+	if (!site_credentials(site)->user || (sent && site->basic)) {
 		auth_denied(site, repo, site->section->host, f);
 		f->http_status = 401;
 		return AUTH_FAILED;
@@ -522,8 +531,8 @@ auth_stale(struct site *site, const char *repo, const char *sent,
 			token_drop(t);
 		return token_want(t, w, f);
 	}
-	if (site->section->credentials.user)
-		basic = secret_basic(&site->section->credentials);
+	if (site_credentials(site)->user)
+		basic = secret_basic(site_credentials(site));
 	if (basic && strcmp(sent, basic) != 0)
 		return AUTH_GO;
 	auth_denied(site, repo, site->section->host, f);

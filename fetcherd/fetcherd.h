@@ -302,6 +302,11 @@ void site_conf(struct conf *conf);	/* taken */
 /* The URL of the proxy by which to go there; "": none. */
 const char *site_proxy(const struct origin *to);
 const struct pem *site_network_ca(void);	/* NULL: none */
+/* Those of its section; none, without a user, where site_withholds(). */
+const struct credentials *site_credentials(const struct site *site);
+/* It is a mirror, and its section has credentials that were given for another
+ * origin than the one in its URL: they do not go there. */
+bool site_withholds(const struct site *site);
 /* It is to have a client certificate, and what was handed over is none. */
 bool site_lacks_cert(const struct site *site);
 /* Its credentials from now on; fd, which is taken, is empty where there are to

@@ -7,7 +7,9 @@
  * A mirror is a site of its own, one for each registry that it is a mirror of.
  * It has the scheme of its URL.  Who we are to it, and why it is trusted, is
  * what the section of its own HOST[:PORT] says; nothing of the registry's goes
- * there.
+ * there.  That section may be a registry's, whose credentials were given for
+ * its own origin: they go to no other, and so never in clear to http://HOST,
+ * unless the section is insecure or the host is loopback.
  *
  *	host is loopback, without a ca		http
  *	insecure = yes				https unchecked, else http
@@ -368,6 +370,37 @@ site_proxy(const struct origin *to)
 	    proxy_exempt(conf->no_proxy, to->host))
 		return "";
 	return conf->proxy;
+}
+
+/* May what was given for its section go to this site? */
+static bool
+origin_fits(const struct site *site)
+{
+	const struct site *section = site->section;
+	struct origin given;
+	char url[16 + HOST_MAX];
+
+	if (!site->mirror)
+		return true;
+	if (site->insecure || guard_loopback_host(site->origin.host))
+		return true;
+	snprintf(url, sizeof(url), "https://%s", api_host(section->host));
+	return redirect_origin(url, &given) == 0 &&
+	    redirect_same(&given, &site->origin);
+}
+
+bool
+site_withholds(const struct site *site)
+{
+	return site->section->credentials.user && !origin_fits(site);
+}
+
+const struct credentials *
+site_credentials(const struct site *site)
+{
+	static const struct credentials none;
+
+	return origin_fits(site) ? &site->section->credentials : &none;
 }
 
 bool

@@ -114,6 +114,33 @@ registry_start(struct registry *reg, const char *options)
 	json_decref(j);
 }
 
+/* tests/tools/proxy.py, to which every name is this machine's loopback; its
+ * HOST:PORT. */
+static inline pid_t
+proxy_start(char host[64])
+{
+	char log[PATH_MAX];
+	_cleanup_fclose_ FILE *f = NULL;
+	int out[2];
+	pid_t pid;
+
+	path_in(log, "proxy.log");
+	assert_return_code(pipe2(out, O_CLOEXEC), errno);
+	pid = fork();
+	if (pid == 0) {
+		dup2(out[1], STDOUT_FILENO);
+		execlp("python3", "python3", "tests/tools/proxy.py", "--log",
+		    log, (char *)NULL);
+		_exit(127);
+	}
+	close(out[1]);
+	f = fdopen(out[0], "r");
+	assert_non_null(f);
+	assert_non_null(fgets(host, 64, f));
+	host[strcspn(host, "\n")] = '\0';
+	return pid;
+}
+
 /* Tell the registry something. */
 static inline void
 tell(struct registry *reg, const char *path)
@@ -761,7 +788,8 @@ make_certificate(const char *name)
 
 	snprintf(command, sizeof(command), "cd %s && openssl req -x509 "
 	    "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj "
-	    "/CN=localhost -addext subjectAltName=IP:127.0.0.1,DNS:localhost "
+	    "/CN=localhost -addext subjectAltName=IP:127.0.0.1,DNS:localhost,"
+	    "DNS:secure.test "
 	    "-keyout %s.key -out %s.pem 2>/dev/null", dir, name, name);
 	assert_int_equal(system(command), 0);
 }

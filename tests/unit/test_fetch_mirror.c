@@ -6,7 +6,8 @@
  *
  * `plain` has three mirrors: `mir`, open and below a path; the same by another
  * URL, whose section has credentials; and `tls`, which has a section.  `priv` has
- * `mir` too.
+ * `mir` too.  Behind a proxy, where every name is this machine, `mir` is
+ * clear.test and open.test, and `tls` is secure.test: hosts that are not loopback.
  */
 #define _GNU_SOURCE
 #include "test_fetch_log.h"
@@ -14,6 +15,47 @@
 static struct registry mir = { .name = "mir" };
 static char open_url[128], named_url[128], tls_url[128];
 static size_t named_at;		/* of named_url: its host */
+static char clear_url[128], cleared_url[128], secure_url[128];
+static pid_t proxy;
+
+/* A mirror of plain by that name, with credentials of its own. */
+static void
+mirror_named(char url[128], const char *start, const char *port,
+    const char *path, const char *section, const char *user)
+{
+	size_t have = strlen(conf_more);
+	char host[64], text[256];
+
+	snprintf(url, 128, "%s:%s%s", start, port, path);
+	snprintf(host, sizeof(host), "%s:%s", strstr(start, "://") + 3, port);
+	snprintf(conf_more + have, sizeof(conf_more) - have, "[registry "
+	    "\"%s\"]\nmirrors = %s\n[registry \"%s\"]\nauth-file = /x\n%s",
+	    plain.host, url, host, section);
+	snprintf(text, sizeof(text), "{\"auths\": {\"%s\": {\"auth\": "
+	    "\"%s\"}}}", host, user);
+	give_text(PARENT_AUTH, host, text);
+}
+
+static void
+names_start(void)
+{
+	char host[64], path[PATH_MAX];
+	size_t have = strlen(conf_more);
+
+	proxy = proxy_start(host);
+	snprintf(conf_more + have, sizeof(conf_more) - have, "[network]\n"
+	    "proxy = http://%s\n", host);
+	mirror_named(clear_url, "http://clear.test", strchr(mir.host, ':') + 1,
+	    "/cache/of", "", "Y2Fyb2w6dGhpcmQ=");
+	mirror_named(cleared_url, "http://open.test", strchr(mir.host, ':') + 1,
+	    "/cache/of", "insecure = yes\n", "Y2Fyb2w6dGhpcmQ=");
+	mirror_named(secure_url, "https://secure.test", strchr(tls.host, ':') +
+	    1, "", "ca = /x\n", "Ym9iOmhpZGRlbg==");
+	path_in(path, "cert.pem");
+	snprintf(host, sizeof(host), "secure.test:%s", strchr(tls.host, ':') +
+	    1);
+	give(PARENT_CA, host, open(path, O_RDONLY | O_CLOEXEC));
+}
 
 static void
 mirrors_start(void)
@@ -45,6 +87,7 @@ mirrors_start(void)
 		    host);
 		give_text(PARENT_AUTH, host, text);
 	}
+	names_start();
 }
 
 /* The log's line is written before the next request is answered. */
@@ -198,6 +241,46 @@ test_a_mirrors_own_section_counts(void **state)
 	want_well(&plain);
 }
 
+/* What was given for https://HOST:PORT does not go to http://HOST:PORT. */
+static void
+test_credentials_do_not_go_to_a_mirror_in_clear(void **state)
+{
+	static const char *const modes[] = { "auth?mode=basic",
+		"auth?mode=bearer&ttl=60" };
+	unsigned before;
+	struct answer *a;
+
+	(void)state;
+	via = clear_url;
+	want_range(&plain, 0, UNIT);	/* it is reached by this name */
+	for (size_t i = 0; i < ARRAY_LEN(modes); i++) {
+		tell(&mir, modes[i]);
+		before = mirror_requests();
+		a = ask(&plain, OP_FETCH);
+		want_failure(a, CODE(AUTH_DENIED), false);
+		/* no token server is asked over plain HTTP for it either */
+		assert_non_null(strstr(a->text, i == 0 ? "insecure = yes" :
+		    "plain HTTP"));
+		assert_true(mirror_requests() > before);
+		mirror_log(keep_last);
+		assert_string_equal(last_auth, "");
+	}
+	/* unless its section says that they may */
+	via = cleared_url;
+	tell(&mir, "auth?mode=basic");
+	want_range(&plain, UNIT, UNIT);
+	tell(&mir, "heal");
+	mirror_log(keep_last);
+	assert_string_equal(last_auth, "Basic Y2Fyb2w6dGhpcmQ=");
+	tell(&mir, "auth?mode=none");
+	/* and to the origin that they were given for */
+	via = secure_url;
+	tell(&tls, "auth?mode=basic");
+	want_range(&plain, UNIT, 2 * UNIT);
+	tell(&tls, "auth?mode=none");
+	via = "";
+}
+
 /* A target that a mirror has sent us to is that mirror's. */
 static void
 test_targets_are_remembered_per_site(void **state)
@@ -328,6 +411,8 @@ mirrors_end(void **state)
 {
 	kill(mir.pid, SIGTERM);
 	waitpid(mir.pid, NULL, 0);
+	kill(proxy, SIGTERM);
+	waitpid(proxy, NULL, 0);
 	return end(state);
 }
 
@@ -341,6 +426,8 @@ main(void)
 		cmocka_unit_test(
 		    test_a_registrys_credentials_never_go_to_its_mirror),
 		cmocka_unit_test(test_a_mirrors_own_section_counts),
+		cmocka_unit_test(
+		    test_credentials_do_not_go_to_a_mirror_in_clear),
 		cmocka_unit_test(test_targets_are_remembered_per_site),
 		cmocka_unit_test(
 		    test_a_mirror_leads_to_its_like_or_to_the_public),
