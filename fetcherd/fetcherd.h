@@ -205,7 +205,13 @@ enum address_class guard_class(const struct sockaddr *address);
 int guard_text(const char *text, enum address_class *out);
 bool guard_allows(const struct guard *guard, enum address_class class);
 const char *guard_name(enum address_class class);
-/* localhost, *.localhost or a loopback address. */
+/* What a host says of itself, before anybody looks it up: numeric addresses, in
+ * all spellings that inet_aton(3) takes, and localhost and *.localhost (RFC
+ * 6761) are what they are, with or without dots at the end; any other name is
+ * ADDRESS_PUBLIC.  For who can't see where a name leads, as behind a proxy. */
+enum address_class guard_host(const char *host);
+/* localhost, *.localhost or a loopback address, spelled so that no resolver
+ * asks anybody for it: such a host is trusted with plain HTTP. */
 bool guard_loopback_host(const char *host);
 
 /* ---- proxy.c ---- */

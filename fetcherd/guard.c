@@ -171,15 +171,54 @@ guard_name(enum address_class class)
 	return "reserved";
 }
 
+/* Without the dots at its end, by which a name is no other one.  false: nothing
+ * is left, or too much. */
+static bool
+host_bare(const char *host, char bare[HOST_MAX + 1])
+{
+	size_t len = strlen(host);
+
+	while (len > 0 && host[len - 1] == '.')
+		len--;
+	if (len == 0 || len > HOST_MAX)
+		return false;
+	memcpy(bare, host, len);
+	bare[len] = '\0';
+	return true;
+}
+
+static bool
+is_localhost(const char *name)
+{
+	static const char suffix[] = ".localhost";
+	size_t len = strlen(name), tail = sizeof(suffix) - 1;
+
+	return strcasecmp(name, "localhost") == 0 ||
+	    (len > tail && strcasecmp(name + len - tail, suffix) == 0);
+}
+
+enum address_class
+guard_host(const char *host)
+{
+	enum address_class class;
+	char bare[HOST_MAX + 1];
+	struct in_addr in;
+
+	if (!host_bare(host, bare))
+		return ADDRESS_NEVER;
+	if (guard_text(bare, &class) == 0)
+		return class;
+	if (inet_aton(bare, &in))
+		return class4(ntohl(in.s_addr));
+	return is_localhost(bare) ? ADDRESS_LOOPBACK : ADDRESS_PUBLIC;
+}
+
 bool
 guard_loopback_host(const char *host)
 {
-	static const char suffix[] = ".localhost";
-	size_t len = strlen(host), tail = sizeof(suffix) - 1;
 	enum address_class class;
 
 	if (guard_text(host, &class) == 0)
 		return class == ADDRESS_LOOPBACK;
-	return strcasecmp(host, "localhost") == 0 ||
-	    (len > tail && strcasecmp(host + len - tail, suffix) == 0);
+	return is_localhost(host);
 }

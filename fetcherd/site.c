@@ -366,7 +366,7 @@ site_conf(struct conf *fresh)
 const char *
 site_proxy(const struct origin *to)
 {
-	if (!conf || !conf->proxy || guard_loopback_host(to->host) ||
+	if (!conf || !conf->proxy || guard_host(to->host) == ADDRESS_LOOPBACK ||
 	    proxy_exempt(conf->no_proxy, to->host))
 		return "";
 	return conf->proxy;

@@ -532,9 +532,7 @@ options_way(struct transfer *t, const struct exchange *x)
 	t->literal = ADDRESS_NEVER;
 	if (redirect_origin(x->url, &to) == 0) {
 		proxy = site_proxy(&to);
-		t->literal = guard_loopback_host(to.host) ? ADDRESS_LOOPBACK :
-		    ADDRESS_PUBLIC;
-		(void)guard_text(to.host, &t->literal);
+		t->literal = guard_host(to.host);
 	}
 	SET(CURLOPT_PROXY, proxy);
 	SET(CURLOPT_NOPROXY, "");	/* not from the environment either */

@@ -51,8 +51,13 @@ for name in base plain loop; do		# nothing in common
 	image_of "$T/$name" $n:2000
 	image_push "$T/$name" "test/$name:v1"
 done
+PROXY_LOOP=${REGISTRY##*:}
 nginx_start tls "location /v2/test/inside/ {
 	return 302 https://10.255.255.1/x; }
+location /v2/test/dotted/ {
+	return 302 https://10.255.255.1./x; }
+location /v2/test/local/ {
+	return 302 https://localhost.:$PROXY_LOOP/x; }
 location / { proxy_pass http://$REGISTRY; proxy_set_header Host \$http_host; }"
 TLS_PORT=${NGINX##*:}
 PLAIN_PORT=${REGISTRY##*:}
@@ -77,10 +82,18 @@ fetched "$HOST:$PLAIN_PORT" plain
 	fail "no GET came by the proxy: $(<"$T/one.requests")"
 
 # what a name behind the proxy may lead to
-assert_exit 1 '^shedctl: [A-Z_]+: .*private address' \
-	ctl attach "$HOST:$TLS_PORT/test/inside:v1" --name x --deadline 5 \
+for inside in inside dotted; do
+	assert_exit 1 '^shedctl: [A-Z_]+: .*private address' \
+		ctl attach "$HOST:$TLS_PORT/test/$inside:v1" --name x \
+		--deadline 5 --integrity complete
+done
+# not the proxy's own loopback either, however it is spelled: it is looked up
+# here, and then it has no address or a loopback one
+assert_exit 1 '^shedctl: [A-Z_]+: .*(loopback address|has no address)' \
+	ctl attach "$HOST:$TLS_PORT/test/local:v1" --name x --deadline 5 \
 	--integrity complete
-assert_eq "$(seen one '.target | contains("10.255")')" 0 "ways into the network"
+assert_eq "$(seen one '.target | contains("10.255") or contains("localhost")')" \
+	0 "ways into the network"
 
 # loopback is never asked for by it
 before=$(seen one true)

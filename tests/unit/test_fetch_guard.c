@@ -111,6 +111,51 @@ test_loopback_hosts(void **state)
 	assert_false(guard_loopback_host("localhost.example.com"));
 	assert_false(guard_loopback_host("notlocalhost"));
 	assert_false(guard_loopback_host("10.0.0.1"));
+	/* which a resolver looks up in the DNS */
+	assert_false(guard_loopback_host("localhost."));
+	assert_false(guard_loopback_host("127.0.0.1."));
+	assert_false(guard_loopback_host(""));
+}
+
+static void
+test_hosts_say_what_they_are(void **state)
+{
+	static const struct {
+		const char *host;
+		enum address_class class;
+	} cases[] = {
+		{ "example.com", ADDRESS_PUBLIC },
+		{ "example.com.", ADDRESS_PUBLIC },
+		{ "10.example.com", ADDRESS_PUBLIC },
+		{ "8.8.8.8.", ADDRESS_PUBLIC },
+		{ "localhost.com.", ADDRESS_PUBLIC },
+		{ "localhost", ADDRESS_LOOPBACK },
+		{ "localhost.", ADDRESS_LOOPBACK },
+		{ "LocalHost..", ADDRESS_LOOPBACK },
+		{ "a.localhost.", ADDRESS_LOOPBACK },
+		{ "127.0.0.1.", ADDRESS_LOOPBACK },
+		{ "127.1", ADDRESS_LOOPBACK },
+		{ "0x7f.1.", ADDRESS_LOOPBACK },
+		{ "2130706433", ADDRESS_LOOPBACK },
+		{ "017700000001", ADDRESS_LOOPBACK },
+		{ "10.0.0.1.", ADDRESS_PRIVATE },
+		{ "10.1", ADDRESS_PRIVATE },
+		{ "0xa9fea9fe", ADDRESS_LINK_LOCAL },
+		{ "169.254.169.254..", ADDRESS_LINK_LOCAL },
+		{ "[fd00::1]", ADDRESS_PRIVATE },
+		{ "[::ffff:127.0.0.1]", ADDRESS_LOOPBACK },
+		{ "0", ADDRESS_NEVER },
+		{ ".", ADDRESS_NEVER },
+	};
+	char longest[HOST_MAX + 2] = "";
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++)
+		if (guard_host(cases[i].host) != cases[i].class)
+			fail_msg("%s is %s", cases[i].host,
+			    guard_name(guard_host(cases[i].host)));
+	memset(longest, 'x', HOST_MAX + 1);
+	assert_int_equal(guard_host(longest), ADDRESS_NEVER);
 }
 
 static void
@@ -212,6 +257,7 @@ main(void)
 		cmocka_unit_test(test_names_are_no_addresses),
 		cmocka_unit_test(test_only_public_or_alike),
 		cmocka_unit_test(test_loopback_hosts),
+		cmocka_unit_test(test_hosts_say_what_they_are),
 		cmocka_unit_test(test_origins),
 		cmocka_unit_test(test_locations_are_resolved),
 		cmocka_unit_test(test_targets_are_remembered_within_bounds),
