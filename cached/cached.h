@@ -879,7 +879,8 @@ ipc_handler on_inspect, on_list_images, on_map_cells;
  * once of a host.  No effect if the failure is of another kind. */
 void status_denied(struct layout *l, const struct source *s,
     const Suite__FetchDone *done);
-void status_allowed(struct layout *l);	/* it is served */
+/* That source serves it: what is refused elsewhere still is. */
+void status_allowed(struct layout *l, const struct source *s);
 ipc_handler on_credentials;
 
 #endif

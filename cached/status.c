@@ -188,9 +188,13 @@ status_denied(struct layout *l, const struct source *s,
 }
 
 void
-status_allowed(struct layout *l)
+status_allowed(struct layout *l, const struct source *s)
 {
-	l->denied_by[0] = '\0';
+	char host[REF_HOST_MAX + 1];
+
+	source_host(s, host);
+	if (strcmp(l->denied_by, host) == 0)
+		l->denied_by[0] = '\0';
 }
 
 void
@@ -205,7 +209,7 @@ on_credentials(void *owner, struct ipc_link *link, struct ipc_message *msg)
 	(void)link;
 	TAILQ_FOREACH(l, &layouts, entry)
 		if (strcmp(l->denied_by, m->host) == 0)
-			status_allowed(l);
+			l->denied_by[0] = '\0';
 	while ((r = registry_next(r)))
 		for (unsigned i = 0; i < r->n_sources; i++) {
 			source_host(&r->sources[i], host);

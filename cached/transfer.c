@@ -508,7 +508,7 @@ transfer_done(struct transfer *t, const Suite__FetchDone *done)
 
 	fetch_answered(t->source, done->rtt_us);
 	l->refusals = 0;
-	status_allowed(l);
+	status_allowed(l, t->source);
 	source_delivered(t->source, t->delivered, now_us() - t->sent, t->full,
 	    now_ms());
 	if (twin && twin->source != t->source)

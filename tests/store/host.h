@@ -67,6 +67,7 @@ struct host_net {
 	const struct reg_image *counted;	/* see counts.of_image */
 	const char *also;	/* another registry with all of it; NULL: none */
 	bool mirror_absent;	/* mirrors have nothing */
+	bool only_mirrors;	/* the registry itself wants credentials */
 	bool mirror_held;	/* mirrors take requests and say nothing */
 	unsigned mirror_less;	/* bytes that mirrors take off sizes they tell */
 };

@@ -269,7 +269,8 @@ answer(struct host_request *q)
 	else if (q->host->net.state == NET_OFF)
 		done(q, CTL_CODE(REGISTRY_UNREACHABLE), true,
 		    "the registry does not answer", 0);
-	else if (q->host->net.state == NET_DENIED)
+	else if (q->host->net.state == NET_DENIED ||
+	    (q->host->net.only_mirrors && !q->mirror))
 		done(q, CTL_CODE(AUTH_DENIED), false, "who is that?", 0);
 	else if (q->type == SUITE_BODY(RESOLVE))
 		answer_resolve(q);

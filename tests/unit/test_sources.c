@@ -202,6 +202,40 @@ test_a_pull_is_told_that_the_registry_denies_it(void **state)
 	pull_is_denied(MIRRORED);
 }
 
+static bool
+is_denied(void *arg)
+{
+	return host_inspect(arg, &base->layout).denied_by[0] != '\0';
+}
+
+/* What a mirror serves says nothing of the registry's credentials. */
+static void
+test_a_registry_that_denies_does_so_while_a_mirror_serves(void **state)
+{
+	struct host *h = start(MIRRORED);
+	struct host_device *dev = attach(h, base->name);
+	struct host_read *r;
+
+	(void)state;
+	h->net.mirror_absent = h->net.only_mirrors = true;
+	r = host_read_begin(dev, 0, 64 * KIB);
+	until(h, is_denied, h, "the registry's refusal");
+	h->net.mirror_absent = false;
+	h->counts.of_mirror = 0;
+	ahead(h, MINUTE + 1);	/* it was skipped for so long */
+	assert_int_equal(host_read_end(r), 0);
+	assert_true(h->counts.of_mirror > 0);
+	assert_string_equal(host_inspect(h, &base->layout).denied_by,
+	    REGISTRY_HOST);
+	/* until the registry serves */
+	h->net.mirror_absent = true;
+	h->net.only_mirrors = false;
+	ahead(h, 10 * MINUTE);
+	assert_int_equal(host_read(dev, 2 * MIB, 64 * KIB), 0);
+	assert_string_equal(host_inspect(h, &base->layout).denied_by, "");
+	host_free(h);
+}
+
 static void
 test_an_index_of_another_size_at_a_mirror_is_asked_for_elsewhere(void **state)
 {
@@ -363,6 +397,8 @@ main(int argc, char **argv)
 		    test_reads_go_on_while_another_image_is_absent),
 		cmocka_unit_test(
 		    test_a_pull_is_told_that_the_registry_denies_it),
+		cmocka_unit_test(
+		    test_a_registry_that_denies_does_so_while_a_mirror_serves),
 		cmocka_unit_test(
 		    test_an_index_of_another_size_at_a_mirror_is_asked_for_elsewhere),
 		cmocka_unit_test(
