@@ -21,6 +21,11 @@
  * link is no fault, a silent one is. */
 #define TIME_IDLE_MS	8000
 
+/* A read that waits for so long, and whose source has failed, is told in an
+ * event: longer than the first two waits between attempts (RETRY_FIRST_MS in
+ * cached/source.c), as what the second one mends is nobody's business. */
+#define TIME_STALL_MS	1000
+
 /* What one attempt at a source may take before its first byte. */
 #define TIME_ATTEMPT_MS	(TIME_CONNECT_MS + TIME_IDLE_MS)
 
@@ -35,6 +40,8 @@
 
 _Static_assert(TIME_CONNECT_MS < TIME_ATTEMPT_MS &&
     TIME_IDLE_MS < TIME_ATTEMPT_MS, "an attempt connects, then waits");
+_Static_assert(TIME_STALL_MS < TIME_CHUNK_MS,
+    "an outage is told before its chunk budget is over");
 _Static_assert(2 * TIME_ATTEMPT_MS <= TIME_CHUNK_MS,
     "a second source fits in the chunk budget");
 _Static_assert(TIME_CHUNK_MS < TIME_ALARM_MS,

@@ -362,6 +362,7 @@ TAILQ_HEAD(fills, fill);
 struct outage {
 	uint64_t since;		/* the first of its reads began */
 	uint64_t since_wall;	/* the same since 1970 */
+	bool told;		/* in an event; then its end is, too */
 	bool answered;		/* a chunk has come since the last failure */
 	uint64_t answer;	/* when one came last, in an outage or not */
 	uint64_t waited;	/* a read waited last */
@@ -603,7 +604,8 @@ void device_complete(struct layout *l);
 /* A waiter's chunk: published (buf NULL), or could not be kept, and here are
  * its bytes. */
 void want_extent_done(struct waiter *w, const uint8_t *buf, size_t len);
-/* Reads of this layout wait for the network: say so, once.  why: or NULL. */
+/* Reads of this layout wait for the network: an outage, which is told when it
+ * lasts.  why: or NULL. */
 void device_stalled(struct layout *l, const char *why);
 /* It got a chunk from there: the outage is over, once no old read is left. */
 void device_recovered(struct layout *l);
@@ -656,6 +658,9 @@ void ahead_read(struct ahead *a, struct layout *l, uint64_t offset,
 /* The oldest of them began at `since`; an outage that has begun goes on.
  * error: why the network failed just now; NULL: nobody said. */
 void outage_begin(struct layout *l, uint64_t since, const char *error);
+/* Has it lasted long enough to be told?  oldest: when the oldest read began; 0:
+ * none waits. */
+void outage_tell(struct layout *l, uint64_t oldest);
 /* The network gave a chunk. */
 void outage_answered(struct layout *l);
 /* Is it over?  late: a read waits for longer than it should. */

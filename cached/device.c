@@ -595,6 +595,7 @@ layout_tick(struct layout *l, uint64_t now)
 	outage_look(l, layout_late(l, now));
 	if (!l->stalled)
 		return;
+	outage_tell(l, layout_oldest(l));
 	if (outage_alarm_due(l, layout_oldest(l)))
 		TAILQ_FOREACH(dev, &l->devices, entry)
 			if (dev->n_wants > 0 || dev->spec.eio_after_s > 0)

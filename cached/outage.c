@@ -5,13 +5,16 @@
  *	--a transfer failed, or a read waits--> STALLED --a chunk came, and no
  *	  for STALL_MS (device.c)                  |      old read is left, or
  *	                                           |      nobody reads--> over
+ *	     a read waits for TIME_STALL_MS: told  |
  *	     reads go on waiting: an alarm after   |
  *	     TIME_ALARM_MS, then ever more rarely -+
  *	     a device may have said after how long
  *	     its reads get EIO instead: counted
  *
- * An outage is told in an event at its beginning, at each alarm, when reads get
- * EIO for the first time, and at its end, and never ends by itself.  device.c
+ * An outage is told in an event when a read has waited for a while, at each
+ * alarm, when reads get EIO for the first time, and at its end, and never ends by
+ * itself.  One that nobody had to wait for is never told, nor its end; numbers
+ * (status, health) show each at once.  device.c
  * knows the reads; this file decides what is said, and when.
  */
 #include <inttypes.h>
@@ -100,13 +103,25 @@ outage_begin(struct layout *l, uint64_t since, const char *error)
 	o->alarm_at = since + TIME_ALARM_MS;
 	o->alarm_wait_ms = 2 * TIME_ALARM_MS;
 	o->n_eio = 0;
+	o->told = false;
 	if (!error)
 		error = why(l);
 	if (l->last_error[0] == '\0' && error != silence)
 		snprintf(l->last_error, sizeof(l->last_error), "%s", error);
-	notice("stalled", l, "%" PRIu64 " reads wait for %s/%s: %s",
-	    l->waiting, l->host, l->repo, error);
 	tick_soon();
+}
+
+void
+outage_tell(struct layout *l, uint64_t oldest)
+{
+	struct outage *o = &l->outage;
+
+	if (!l->stalled || o->told || oldest == 0 ||
+	    !after(oldest, TIME_STALL_MS, now_ms()))
+		return;
+	o->told = true;
+	notice("stalled", l, "%" PRIu64 " reads wait for %s/%s: %s",
+	    l->waiting, l->host, l->repo, why(l));
 }
 
 void
@@ -124,8 +139,9 @@ end(struct layout *l, const char *how)
 	struct text t = duration(now_ms() - l->outage.since);
 
 	l->stalled = false;
-	notice("recovered", l, "%s/%s %s, after %s", l->host, l->repo, how,
-	    t.text);
+	if (l->outage.told)
+		notice("recovered", l, "%s/%s %s, after %s", l->host, l->repo,
+		    how, t.text);
 }
 
 void
@@ -199,6 +215,7 @@ outage_eio(struct layout *l, const struct device_spec *spec, unsigned reads)
 	bool first = o->n_eio == 0;
 
 	o->n_eio += reads;
+	o->told = true;
 	l->reads_eio += reads;
 	if (first)
 		notice("stalled", l, "reads of device %s get EIO now: they "

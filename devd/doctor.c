@@ -84,9 +84,10 @@ times_row(struct rows *rows)
 	add(rows, fit ? PASS : FAIL, "timeouts", fit ? "" : "raise "
 	    "outage-delay in [network] of shedstream.conf", "connect %d s, "
 	    "silence %d s, so attempt %d s < chunk budget %d s < alarm %d s; "
-	    "outage-delay %u s; reads: none", TIME_CONNECT_MS / 1000,
-	    TIME_IDLE_MS / 1000, TIME_ATTEMPT_MS / 1000, TIME_CHUNK_MS / 1000,
-	    TIME_ALARM_MS / 1000, conf->outage_delay_s);
+	    "outage-delay %u s; reads: none, and an event after %d s",
+	    TIME_CONNECT_MS / 1000, TIME_IDLE_MS / 1000, TIME_ATTEMPT_MS / 1000,
+	    TIME_CHUNK_MS / 1000, TIME_ALARM_MS / 1000, conf->outage_delay_s,
+	    TIME_STALL_MS / 1000);
 }
 
 static void

@@ -60,6 +60,7 @@ struct host_net {
 	unsigned wrong;		/* so many next pieces have a wrong byte */
 	const struct reg_image *wrong_of;	/* only of this; NULL: of any */
 	unsigned cut;		/* so many next fetches break off half way */
+	bool resets;		/* every second fetch fails at once */
 	unsigned delay_ms;	/* before each answer */
 	const struct reg_image *absent;	/* fetches of it: there is none */
 	const struct reg_image *harmed;	/* wrong in the registry for good, */

@@ -269,6 +269,10 @@ answer(struct host_request *q)
 	else if (q->host->net.state == NET_OFF)
 		done(q, CTL_CODE(REGISTRY_UNREACHABLE), true,
 		    "the registry does not answer", 0);
+	else if (q->host->net.resets && q->type == SUITE_BODY(FETCH) &&
+	    q->host->counts.fetches % 2 == 1)
+		done(q, CTL_CODE(REGISTRY_UNREACHABLE), true,
+		    "the connection was reset", 0);
 	else if (q->host->net.state == NET_DENIED ||
 	    (q->host->net.only_mirrors && !q->mirror))
 		done(q, CTL_CODE(AUTH_DENIED), false, "who is that?", 0);

@@ -305,7 +305,8 @@ test_doctor_knows_what_is_in_order(void **state)
 	is(f, "service", "PASS", "version ");
 	is(f, "processes", "PASS", "none");
 	is(f, "timeouts", "PASS", "connect 5 s, silence 8 s, so attempt 13 s "
-	    "< chunk budget 30 s < alarm 60 s; outage-delay 60 s");
+	    "< chunk budget 30 s < alarm 60 s; outage-delay 60 s; reads: none, "
+	    "and an event after 1 s");
 	is(f, "on-outage", "PASS", "stall: ");
 	is(f, "devices", "PASS", "0, and none");
 	close(u.fd);
