@@ -879,7 +879,7 @@ void reply_failed(uint64_t id, Shedstream__Control__V1__Code code, bool retry,
 
 /* ---- status.c ---- */
 
-ipc_handler on_inspect, on_list_images, on_map_cells;
+ipc_handler on_inspect, on_list_images, on_map_cells, on_list_sources;
 /* That source won't serve this layout until there are other credentials: said
  * once of a host.  No effect if the failure is of another kind. */
 void status_denied(struct layout *l, const struct source *s,

@@ -38,6 +38,7 @@ static const struct ipc_rule rules[] = {
 	{ SUITE_BODY(INSPECT), "inspect", PEER_CONTROL, PHASE_ANY, false, false, on_inspect },
 	{ SUITE_BODY(LIST_IMAGES), "list_images", PEER_CONTROL, PHASE_ANY, false, false, on_list_images },
 	{ SUITE_BODY(MAP_CELLS), "map_cells", PEER_CONTROL, PHASE_ANY, false, false, on_map_cells },
+	{ SUITE_BODY(LIST_SOURCES), "list_sources", PEER_CONTROL, PHASE_ANY, false, false, on_list_sources },
 	{ SUITE_BODY(PIN), "pin", PEER_CONTROL, PHASE_ANY, false, false, on_pin },
 	{ SUITE_BODY(KEEP), "keep", PEER_CONTROL, PHASE_ANY, false, false, on_keep },
 	{ SUITE_BODY(GC), "gc", PEER_CONTROL, PHASE_ANY, false, false, on_gc },

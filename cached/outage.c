@@ -12,9 +12,9 @@
  *	     its reads get EIO instead: counted
  *
  * An outage is told in an event when a read has waited for a while, at each
- * alarm, when reads get EIO for the first time, and at its end, and never ends by
- * itself.  One that nobody had to wait for is never told, nor its end; numbers
- * (status, health) show each at once.  device.c
+ * alarm, when reads get EIO for the first time, and at its end, and never ends
+ * by itself.  One that nobody had to wait for is never told, nor its end;
+ * numbers (status, health) show each at once.  device.c
  * knows the reads; this file decides what is said, and when.
  */
 #include <inttypes.h>

@@ -184,6 +184,8 @@ source_failed(struct source *s, uint32_t retry_after_s, uint64_t now)
 {
 	uint64_t wait;
 
+	if (source_up(s))
+		s->down_since = now;
 	/* Those that were under way at the first failure are one with it. */
 	if (s->failures == 0 || now >= s->next_try)
 		s->failures++;
@@ -201,6 +203,9 @@ source_failed(struct source *s, uint32_t retry_after_s, uint64_t now)
 void
 source_wrong(struct source *s, uint64_t now)
 {
+	s->n_wrong++;
+	if (source_up(s))
+		s->down_since = now;
 	s->failures++;
 	if (s->wrong == 0 || now >= s->shunned)
 		s->wrong++;
@@ -211,6 +216,7 @@ source_wrong(struct source *s, uint64_t now)
 void
 source_lied(struct source *s, uint64_t now)
 {
+	s->n_wrong++;
 	if (++s->lies > LIES_MAX)
 		source_failed(s, 0, now);
 }

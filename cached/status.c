@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Numbers for control: layouts, images, maps of cells; who is refused. */
+/* Numbers for control: layouts, images, cells, sources; who is refused. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,6 +8,7 @@
 #include "cached/cached.h"
 
 #define CELLS_MAX	4096
+#define SOURCES_TOLD	64	/* rows: image names may make up any registries */
 
 /* What proves the bytes, for a person. */
 static const char *
@@ -143,6 +144,62 @@ on_map_cells(void *owner, struct ipc_link *link, struct ipc_message *msg)
 		m.cells.len = req->cells;
 	}
 	ipc_send(link, msg->id, SUITE_BODY(CELLS), &m, NULL, 0, -1);
+}
+
+/* ---- sources ---- */
+
+/* What is worth a warning. */
+static bool
+source_ill(const struct source *s)
+{
+	return !source_up(s) || s->n_wrong > 0;
+}
+
+static void
+source_tell(struct ipc_link *link, uint64_t id, const struct source *s)
+{
+	Suite__SourceRow m = SUITE__SOURCE_ROW__INIT;
+	uint64_t now = now_ms();
+
+	m.host = s->registry->host;
+	m.mirror = s->mirror;
+	m.up = source_up(s);
+	m.asked = !m.up || s->asked > 0 || s->delivered > 0;
+	if (!m.up) {
+		m.down_ms = now - s->down_since;
+		m.next_try_ms = s->next_try > now ? s->next_try - now : 0;
+	}
+	m.rtt_us = s->rtt_us;
+	m.rate = source_rate(s);
+	m.wrong = s->n_wrong;
+	m.demand = s->registry->n_demand;
+	m.hedges = s->registry->n_hedges;
+	ipc_send(link, id, SUITE_BODY(SOURCE_ROW), &m, NULL, 0, -1);
+}
+
+void
+on_list_sources(void *owner, struct ipc_link *link, struct ipc_message *msg)
+{
+	Suite__SourceRow last = SUITE__SOURCE_ROW__INIT;
+	unsigned told = 0;
+
+	(void)owner;
+	for (int ill = 1; ill >= 0; ill--) {
+		const struct registry *r = NULL;
+
+		while ((r = registry_next(r)))
+			for (unsigned i = 0; i < r->n_sources; i++) {
+				if (source_ill(&r->sources[i]) != ill)
+					continue;
+				if (told++ < SOURCES_TOLD)
+					source_tell(link, msg->id,
+					    &r->sources[i]);
+				else
+					last.left_out++;
+			}
+	}
+	last.last = true;
+	ipc_send(link, msg->id, SUITE_BODY(SOURCE_ROW), &last, NULL, 0, -1);
 }
 
 /* ---- credentials ---- */

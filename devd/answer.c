@@ -40,6 +40,7 @@ struct query {
 	struct event *slow;
 	struct row *rows;
 	size_t n_rows;
+	struct sources_told *sources;	/* of QUERY_DOCTOR */
 };
 
 static TAILQ_HEAD(, query) queries = TAILQ_HEAD_INITIALIZER(queries);
@@ -53,6 +54,7 @@ query_free(struct query *q)
 	if (q->slow)
 		event_free(q->slow);
 	free(q->rows);
+	free(q->sources);
 	free(q);
 }
 
@@ -306,8 +308,8 @@ query_answer(struct query *q)
 		answer_health(q);
 		break;
 	case QUERY_DOCTOR:
-		doctor_answer(q->client, q->request, q->pending == 0 &&
-		    cached_link);
+		doctor_answer(q->client, q->request, q->sources,
+		    q->pending == 0 && cached_link);
 		break;
 	case QUERY_IMAGES:
 		answer_images(q);
@@ -433,10 +435,17 @@ void
 on_doctor(void *owner, struct ipc_link *link, struct ipc_message *msg)
 {
 	struct query *q = query_new(QUERY_DOCTOR, owner, msg->id, "");
+	Suite__ListSources m = SUITE__LIST_SOURCES__INIT;
 
 	(void)link;
-	if (q)
-		ask_layouts(q, NULL);
+	if (!q)
+		return;
+	q->sources = calloc(1, sizeof(*q->sources));
+	if (!q->sources)
+		log_die("no memory for a query");
+	if (cached_link)
+		ask(q, SUITE_BODY(LIST_SOURCES), &m);
+	ask_layouts(q, NULL);
 }
 
 void
@@ -604,4 +613,40 @@ on_cells(void *owner, struct ipc_link *link, struct ipc_message *msg)
 	r.cells = m->cells;
 	reply(q->client, q->request, CTL_BODY(MAP_REPLY), &r);
 	query_free(q);
+}
+
+static void
+source_add(struct sources_told *list, const Suite__SourceRow *m)
+{
+	struct source_told *s = &list->row[list->n];
+
+	if (list->n == SOURCES_SHOWN) {
+		list->left_out++;
+		return;
+	}
+	list->n++;
+	snprintf(s->host, sizeof(s->host), "%s", m->host);
+	snprintf(s->mirror, sizeof(s->mirror), "%s", m->mirror);
+	s->m = *m;
+	s->m.host = s->host;
+	s->m.mirror = s->mirror;
+}
+
+void
+on_source_row(void *owner, struct ipc_link *link, struct ipc_message *msg)
+{
+	const Suite__SourceRow *m = msg->body;
+	struct query *q = query_find(msg->id);
+
+	(void)owner;
+	(void)link;
+	if (!q || q->kind != QUERY_DOCTOR)
+		return;
+	if (!m->last)
+		source_add(q->sources, m);
+	else {
+		q->sources->left_out += m->left_out;
+		if (--q->pending == 0)
+			query_answer(q);
+	}
 }

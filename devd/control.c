@@ -79,6 +79,7 @@ static const struct ipc_rule cached_rules[] = {
 	{ SUITE_BODY(LAYOUT), "layout", PEER_CACHED, PHASE_ANY, false, false, on_layout },
 	{ SUITE_BODY(IMAGE_ROW), "image_row", PEER_CACHED, PHASE_ANY, false, false, on_image_row },
 	{ SUITE_BODY(CELLS), "cells", PEER_CACHED, PHASE_ANY, false, false, on_cells },
+	{ SUITE_BODY(SOURCE_ROW), "source_row", PEER_CACHED, PHASE_ANY, false, false, on_source_row },
 	{ SUITE_BODY(NOTICE), "notice", PEER_CACHED, PHASE_ANY, false, false, on_notice },
 	{ SUITE_BODY(DONE), "done", PEER_CACHED, PHASE_ANY, false, false, on_answer },
 	{ SUITE_BODY(GC_ROW), "gc_row", PEER_CACHED, PHASE_ANY, false, false, on_answer },

@@ -224,7 +224,7 @@ void logins_client_gone(const struct client *c);
 /* ---- answer.c ---- */
 
 ipc_handler on_list, on_status, on_images, on_map, on_health, on_doctor;
-ipc_handler on_layout, on_image_row, on_cells;
+ipc_handler on_layout, on_image_row, on_cells, on_source_row;
 /* Is it failed, or stalled?  text: a sentence that says so. */
 bool device_ill(const struct device *d, char *text, size_t size);
 void query_failed(uint64_t id, const Suite__Failed *m);
@@ -232,8 +232,24 @@ void queries_client_gone(struct client *c);
 
 /* ---- doctor.c ---- */
 
-/* The rows; each device's layout was just asked for.  answered: cached told all
- * of them. */
-void doctor_answer(struct client *c, uint64_t request, bool answered);
+#define SOURCES_SHOWN	64	/* as cached sends: see ListSources */
+#define MIRROR_TEXT_MAX	255	/* a line of the configuration has less */
+
+/* What cached told of one source; its texts are the ones here. */
+struct source_told {
+	Suite__SourceRow m;
+	char host[HOST_TEXT_MAX + 1], mirror[MIRROR_TEXT_MAX + 1];
+};
+
+struct sources_told {
+	struct source_told row[SOURCES_SHOWN];
+	size_t n;
+	uint32_t left_out;
+};
+
+/* The rows; each device's layout, and the sources, were just asked for.
+ * answered: cached told all of that. */
+void doctor_answer(struct client *c, uint64_t request,
+    const struct sources_told *sources, bool answered);
 
 #endif

@@ -112,6 +112,18 @@ never_stalled() {
 		fail "a read waited for no source"
 }
 
+# doctor_says NAME RESULT REGEX: of a registry or mirror
+doctor_says() {
+	ctl doctor --json >"$T/doctor" || true
+	jq -e --arg n "$1" --arg r "$2" --arg d "$3" '.rows[] | select(.name ==
+		$n and .result == $r and (.detail | test($d)))' "$T/doctor" \
+		>/dev/null
+}
+
+doctor_told() {
+	wait_until 10 doctor_says "$@" || fail "doctor: no $* in $(<"$T/doctor")"
+}
+
 told() { # REGEX: one event of it
 	event_await "$1" 5 || fail "no event /$1/: $(ctl events)"
 }
@@ -237,6 +249,7 @@ lies=$(jq -s 'map(select(.fault == "flip")) | length' "$T/a.requests")
 echo "NOTE: a mirror that lies was asked $lies times"
 [ "$lies" -ge 1 ] || fail "it was not asked"
 assert_le "$lies" $LIES_MOST "lies"
+doctor_told "mirror http://${AT[a]}" WARN 'chunks had a wrong digest'
 assert_json '.requests.failed > 0 and .stalled_reads == 0' \
 	ctl status one --json
 never_stalled
@@ -263,12 +276,21 @@ done
 burst "$URI" "$T/image" "$NEXT" 50 --depth 50 &
 reader=$!
 told '"stalled".*reads wait'
+doctor_told "mirror http://${AT[a]}" WARN "^down for .* asked again .*; for ${AT[origin]}"
+doctor_told "mirror http://${AT[b]}/cache" WARN '^down for '
+doctor_told "registry ${AT[origin]}" WARN '^down for '
 kill -0 $reader || fail "the reads did not wait"
 for name in origin a b; do
 	up $name
 done
 wait $reader || fail "reads when all came back"
 told '"recovered"'
+a_is_up() {
+	more 1		# it is asked when there is something to read
+	doctor_says "mirror http://${AT[a]}" PASS '^up, round trip [0-9.]+ ms'
+}
+NEXT=$((NEXT + 50))
+wait_until 20 a_is_up || fail "doctor: a is not up: $(<"$T/doctor")"
 wait_until 10 status_is one .stalled_reads 0 || fail "still stalled"
 
 ## the configuration trusts them

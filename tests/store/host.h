@@ -87,6 +87,9 @@ struct host_row {
 	struct digest image_digest, blob;
 	uint64_t size, present, freed, on_disk, exclusive, shared;
 	bool complete, network_free, pinned;
+	/* of a source, whose mirror or host is the image */
+	bool asked, up;
+	uint64_t wrong, down_ms;
 };
 
 /* The last message for one request of control, and what came before it. */
@@ -245,6 +248,7 @@ struct host_answer host_verify(struct host *h, const char *image);
 struct host_answer host_gc(struct host *h, uint64_t max_bytes);
 struct host_answer host_df(struct host *h);
 struct host_answer host_images(struct host *h);
+struct host_answer host_sources(struct host *h);
 void host_pin(struct host *h, const char *image, bool pin);
 /* NULL ends the images, whose manifests are kept. */
 void host_keep(struct host *h, const char *owner,

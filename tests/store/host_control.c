@@ -152,6 +152,25 @@ on_image_row(void *owner, struct ipc_link *link, struct ipc_message *msg)
 }
 
 static void
+on_source_row(void *owner, struct ipc_link *link, struct ipc_message *msg)
+{
+	const Suite__SourceRow *m = msg->body;
+	struct host_answer *a = answer_of(owner, msg, m->last);
+	struct host_row *row;
+
+	(void)link;
+	if (m->last)
+		return;
+	row = row_of(a);
+	snprintf(row->image, sizeof(row->image), "%s", m->mirror[0] ?
+	    m->mirror : m->host);
+	row->asked = m->asked;
+	row->up = m->up;
+	row->wrong = m->wrong;
+	row->down_ms = m->down_ms;
+}
+
+static void
 on_gc_row(void *owner, struct ipc_link *link, struct ipc_message *msg)
 {
 	const Suite__GcRow *m = msg->body;
@@ -243,6 +262,7 @@ static const struct ipc_rule rules[] = {
 	{ SUITE_BODY(VERIFIED), "verified", PEER_CACHED, PHASE_ANY, false, false, on_verified },
 	{ SUITE_BODY(LAYOUT), "layout", PEER_CACHED, PHASE_ANY, false, false, on_layout },
 	{ SUITE_BODY(IMAGE_ROW), "image_row", PEER_CACHED, PHASE_ANY, false, false, on_image_row },
+	{ SUITE_BODY(SOURCE_ROW), "source_row", PEER_CACHED, PHASE_ANY, false, false, on_source_row },
 	{ SUITE_BODY(GC_ROW), "gc_row", PEER_CACHED, PHASE_ANY, false, false, on_gc_row },
 	{ SUITE_BODY(DF_ROW), "df_row", PEER_CACHED, PHASE_ANY, false, false, on_df_row },
 	{ SUITE_BODY(CELLS), "cells", PEER_CACHED, PHASE_ANY, false, false, on_cells },
@@ -424,6 +444,15 @@ host_df(struct host *h)
 	Suite__Df m = SUITE__DF__INIT;
 
 	return succeed(h, "df", SUITE_BODY(DF), &m, -1, SUITE_BODY(DF_ROW));
+}
+
+struct host_answer
+host_sources(struct host *h)
+{
+	Suite__ListSources m = SUITE__LIST_SOURCES__INIT;
+
+	return succeed(h, "list of sources", SUITE_BODY(LIST_SOURCES), &m, -1,
+	    SUITE_BODY(SOURCE_ROW));
 }
 
 struct host_answer

@@ -258,6 +258,22 @@ test_health_is_degraded_while_something_is_stalled(void **state)
 	close(u.fd);
 }
 
+/* What cached tells of its sources: these. */
+static void
+tells_sources(struct host *h, Suite__SourceRow *rows, size_t n,
+    uint32_t left_out)
+{
+	_cleanup_frame_ Suite__Frame *f = host_asked(h,
+	    SUITE_BODY(LIST_SOURCES));
+	Suite__SourceRow last = SUITE__SOURCE_ROW__INIT;
+
+	for (size_t i = 0; i < n; i++)
+		host_say(h, f->id, SUITE_BODY(SOURCE_ROW), &rows[i]);
+	last.last = true;
+	last.left_out = left_out;
+	host_say(h, f->id, SUITE_BODY(SOURCE_ROW), &last);
+}
+
 static CTL(Frame) *
 doctor(struct host *h, struct user *u, unsigned layouts, uint64_t since,
     bool failed)
@@ -265,6 +281,8 @@ doctor(struct host *h, struct user *u, unsigned layouts, uint64_t since,
 	CTL(Doctor) m = CTL_INIT(DOCTOR);
 
 	user_ask(u, CTL_BODY(DOCTOR), &m);
+	if (h->cached >= 0)
+		tells_sources(h, NULL, 0, 0);
 	while (layouts-- > 0)
 		tells(h, 1, since, failed);
 	return user_hear(u, CTL_BODY(DOCTOR_REPLY));
@@ -345,6 +363,94 @@ test_doctor_names_devices_that_are_not(void **state)
 }
 
 static void
+is_row(struct host *h, struct user *u, Suite__SourceRow *m,
+    const char *name, const char *result, const char *detail)
+{
+	CTL(Doctor) ask = CTL_INIT(DOCTOR);
+
+	user_ask(u, CTL_BODY(DOCTOR), &ask);
+	tells_sources(h, m, 1, 0);
+	_cleanup_answer_ CTL(Frame) *f = user_hear(u, CTL_BODY(DOCTOR_REPLY));
+	assert_string_equal(row(f, name)->name, name);
+	is(f, name, result, detail);
+}
+
+static void
+test_doctor_knows_registries_and_mirrors(void **state)
+{
+	struct host *h = *state;
+	struct user u = user_new(h, "shed");
+	Suite__SourceRow m = SUITE__SOURCE_ROW__INIT;
+
+	m.host = (char *)"reg.example";
+	is_row(h, &u, &m, "registry reg.example", "PASS", "not asked yet");
+	m.asked = m.up = true;
+	m.rtt_us = 1234;
+	m.rate = 56700000;
+	m.demand = 100;
+	m.hedges = 3;
+	is_row(h, &u, &m, "registry reg.example", "PASS", "up, round trip "
+	    "1.2 ms, 56.7 MB/s; 3 of 100 requests of reads were sent twice");
+	m.mirror = (char *)"http://cache.example/of";
+	is_row(h, &u, &m, "mirror http://cache.example/of", "PASS",
+	    "up, round trip 1.2 ms, 56.7 MB/s; for reg.example");
+	m.wrong = 7;
+	is_row(h, &u, &m, "mirror http://cache.example/of", "WARN",
+	    "7 chunks had a wrong digest");
+	m.wrong = 0;
+	m.up = false;
+	m.down_ms = 75000;
+	is_row(h, &u, &m, "mirror http://cache.example/of", "WARN",
+	    "down for 75 s, asked again with the next read");
+	m.next_try_ms = 2500;
+	is_row(h, &u, &m, "mirror http://cache.example/of", "WARN",
+	    "down for 75 s, asked again in 3 s");
+	close(u.fd);
+}
+
+static void
+test_doctor_knows_what_is_configured_and_not_more_than_fits(void **state)
+{
+	struct host *h = *state;
+	struct user u;
+	Suite__SourceRow rows[80];
+	CTL(Doctor) ask = CTL_INIT(DOCTOR);
+	char hosts[80][300], mirror[256] = "";
+
+	restart(h, "[registry \"r0\"]\nmirrors = http://m:1/x\n"
+	    "[registry \"quiet.example\"]\ninsecure = no\n"
+	    "[registry \"m:1\"]\ninsecure = yes\n");
+	u = user_new(h, "shed");
+	memset(mirror, 'x', sizeof(mirror) - 1);
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+		suite__source_row__init(&rows[i]);
+		snprintf(hosts[i], sizeof(hosts[i]), "r%zu%0290d", i, 0);
+		if (i == 0)
+			strcpy(hosts[0], "r0");
+		rows[i].host = hosts[i];
+		rows[i].mirror = i == 1 ? mirror : (char *)"";
+	}
+	user_ask(&u, CTL_BODY(DOCTOR), &ask);
+	tells_sources(h, rows, 2, 0);
+	{
+		_cleanup_answer_ CTL(Frame) *f = user_hear(&u,
+		    CTL_BODY(DOCTOR_REPLY));
+
+		is(f, "registry r0", "PASS", "not asked yet");
+		is(f, "registry quiet.example", "PASS", "not asked yet");
+		for (size_t i = 0; i < f->doctor_reply->n_rows; i++)
+			assert_string_not_equal(f->doctor_reply->rows[i]->name,
+			    "registry m:1");
+	}
+	user_ask(&u, CTL_BODY(DOCTOR), &ask);
+	tells_sources(h, rows, ARRAY_LEN(rows), 5);
+	_cleanup_answer_ CTL(Frame) *f = user_hear(&u, CTL_BODY(DOCTOR_REPLY));
+	is(f, "registries", "PASS", "22 more");
+	is(f, "devices", "PASS", "0, and none");
+	close(u.fd);
+}
+
+static void
 test_doctor_tells_the_policy(void **state)
 {
 	struct host *h = *state;
@@ -383,6 +489,8 @@ main(void)
 		T(test_doctor_knows_what_is_in_order),
 		T(test_doctor_names_devices_that_are_not),
 		T(test_doctor_tells_the_policy),
+		T(test_doctor_knows_registries_and_mirrors),
+		T(test_doctor_knows_what_is_configured_and_not_more_than_fits),
 	};
 
 	return cmocka_run_group_tests(tests, make_digests, NULL);

@@ -269,6 +269,55 @@ test_reads_end_after_their_layout_moved_to_another_registry(void **state)
 	host_free(h);
 }
 
+static bool
+is_lied_to(void *arg)
+{
+	struct host_answer a = host_sources(arg);
+
+	return a.rows[0].wrong > 0;
+}
+
+static void
+test_what_is_known_of_sources_is_told(void **state)
+{
+	struct host *h = start(MIRRORED);
+	struct host_device *dev;
+	struct host_answer a = host_sources(h);
+	struct host_read *r;
+
+	(void)state;
+	assert_int_equal(a.n_rows, 0);	/* nobody asked for anything */
+	dev = attach(h, base->name);
+	assert_int_equal(host_read(dev, 0, 64 * KIB), 0);
+	a = host_sources(h);
+	assert_int_equal(a.n_rows, 2);
+	assert_string_equal(a.rows[0].image, "http://mirror.test");
+	assert_string_equal(a.rows[1].image, REGISTRY_HOST);
+	assert_true(a.rows[0].asked && a.rows[0].up && a.rows[1].up);
+	/* the mirror sends a wrong byte: it is down, and remembered for it */
+	h->net.wrong = 1;
+	assert_int_equal(host_read(dev, MIB, 64 * KIB), 0);
+	until(h, is_lied_to, h, "the mirror's lie");
+	ahead(h, 5000);
+	a = host_sources(h);
+	assert_string_equal(a.rows[0].image, "http://mirror.test");
+	assert_false(a.rows[0].up);
+	assert_int_equal(a.rows[0].wrong, 1);
+	assert_in_range(a.rows[0].down_ms, 5000, 5000 + 1000 * HOST_WAIT_S);
+	assert_true(a.rows[1].up);
+	/* the registry is, too */
+	h->net.state = NET_OFF;
+	r = host_read_begin(dev, 2 * MIB, 64 * KIB);
+	until(h, is_stalled, h, "the outage");
+	a = host_sources(h);
+	assert_false(a.rows[1].up);
+	h->net.state = NET_ON;
+	assert_int_equal(host_read_end(r), 0);
+	a = host_sources(h);
+	assert_int_equal(a.rows[0].wrong, 1);
+	host_free(h);
+}
+
 /* The first may give up; whoever comes then does not wait for it again. */
 static void
 test_a_mute_mirror_costs_one_open(void **state)
@@ -403,6 +452,7 @@ main(int argc, char **argv)
 		    test_an_index_of_another_size_at_a_mirror_is_asked_for_elsewhere),
 		cmocka_unit_test(
 		    test_reads_end_after_their_layout_moved_to_another_registry),
+		cmocka_unit_test(test_what_is_known_of_sources_is_told),
 		cmocka_unit_test(test_a_mute_mirror_costs_one_open),
 		cmocka_unit_test(test_a_mute_mirror_costs_one_read),
 		cmocka_unit_test(
