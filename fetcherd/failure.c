@@ -112,14 +112,18 @@ failure_of_proxy(struct failure *f, const struct outcome *o, const char *where)
 		retry = false;
 		break;
 	case CURLE_PROXY:
-		what = "can't get there; check the host's name and see the "
-		    "proxy's log";
+		what = o->by_socks ? "can't get there, or wants another user "
+		    "and password; check [network] proxy and the host's name, "
+		    "and see the proxy's log" : "can't get there; check the "
+		    "host's name and see the proxy's log";
 		break;
 	case CURLE_SSL_CONNECT_ERROR:
 	case CURLE_RECV_ERROR:
 	case CURLE_SEND_ERROR:
 	case CURLE_GOT_NOTHING:
 	case CURLE_WEIRD_SERVER_REPLY:
+		if (o->by_socks)
+			return false;
 		what = "does not answer as a proxy; check the scheme and the "
 		    "port in [network] proxy";
 		break;

@@ -373,6 +373,8 @@ struct outcome {
 				 * its answer; 0: none came */
 	bool warm;		/* by a connection that was there before */
 	bool by_proxy;
+	bool by_socks;		/* of SOCKS: what that does is CURLE_PROXY, and
+				 * what comes behind is not its own */
 	char proxy[PROXY_NAME_MAX];
 	bool proxy_known;	/* its URL has a user and password */
 	int proxy_status;	/* its answer to CONNECT; 0: none */

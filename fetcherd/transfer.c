@@ -30,6 +30,10 @@
  *   each, and what comes while we pause is kept in memory.  So it is for demand
  *   and short answers; what is long, or can wait, has a connection of HTTP/1.1,
  *   which TCP holds back.
+ * - Those 32 MiB are the windows of stream and connection (SETTINGS and the
+ *   first WINDOW_UPDATE, as sent), so that they limit no answer: 1 MiB over a
+ *   round trip of 100 ms and 1 Gbit/s took 109 ms on a warm connection, by
+ *   HTTP/1.1 as well.
  * - curl_easy_upkeep() reaches no connection of a multi handle: there are no
  *   pings of HTTP/2, and TCP's keepalive has to do.
  */
@@ -539,6 +543,7 @@ options_way(struct transfer *t, const struct exchange *x)
 	t->out.by_proxy = *proxy != '\0';
 	if (!t->out.by_proxy)
 		return failed;
+	t->out.by_socks = strncmp(proxy, "socks", 5) == 0;
 	proxy_name(proxy, t->out.proxy);
 	t->out.proxy_known = proxy_has_user(proxy);
 	SET(CURLOPT_PROXY_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2);

@@ -18,7 +18,7 @@ proxy_start() {
 	start "$name" /usr/bin/python3 "$TOOLS/proxy.py" \
 		--log "$T/$name.requests" "$@"
 	PROXY_PID=$STARTED_PID
-	wait_line "$PROXY_PID" "$T/$name.log" '^127' ||
+	wait_line "$PROXY_PID" "$T/$name.log" ':[0-9]+$' ||
 		fail "proxy.py did not start"
 	PROXY=$(<"$T/$name.log")
 }
@@ -150,6 +150,63 @@ for method in CONNECT GET; do
 		fail "no $method came by the https proxy"
 done
 suite_stop
+
+# SOCKS, which is given the name, and a user of its own
+proxy_start socks --socks --user "us%er:open sesame"
+conf "proxy = socks5h://us%25er:open%20sesame@$PROXY"
+fresh_suite
+fetched "$HOST:$TLS_PORT" base
+fetched "$HOST:$PLAIN_PORT" plain
+for port in "$TLS_PORT" "$PLAIN_PORT"; do
+	[ "$(seen socks ".authorized and .target == \"$HOST:$port\"")" -ge 1 ] ||
+		fail "not asked by name: $(<"$T/socks.requests")"
+done
+before=$(seen socks true)
+fetched "$REGISTRY" loop
+for inside in inside local; do
+	assert_exit 1 '^shedctl: [A-Z_]+: .*(address|has no address)' \
+		ctl attach "$HOST:$TLS_PORT/test/$inside:v1" --name x \
+		--deadline 3 --integrity complete
+done
+assert_eq "$(seen socks '.target | startswith("registry.test") | not')" 0 \
+	"other ways that the SOCKS proxy was asked for"
+suite_stop
+conf "proxy = socks5h://us%25er:wrong@$PROXY"
+fresh_suite
+assert_exit 1 "^shedctl: [A-Z_]+: .*the proxy $PROXY can't get there, or wants another user" \
+	ctl attach "$image" --name x --deadline 3 --integrity complete
+suite_stop
+end_pid "$PROXY_PID"
+conf "proxy = socks5h://$PROXY"
+fresh_suite
+assert_exit 1 "^shedctl: .*proxy $PROXY does not accept connections" \
+	ctl attach "$image" --name x --deadline 3 --integrity complete
+suite_stop
+
+# at an IPv6 address, by each scheme
+if [ -e /proc/net/if_inet6 ] && grep -q ' lo$' /proc/net/if_inet6; then
+	proxy_start six --address ::1
+	proxy_start socks6 --address ::1 --socks
+	for proxy in "http://$(<"$T/six.log")" "socks5h://$PROXY"; do
+		conf "proxy = $proxy"
+		fresh_suite
+		fetched "$HOST:$TLS_PORT" base
+		fetched "$HOST:$PLAIN_PORT" plain
+		suite_stop
+	done
+	for name in six socks6; do
+		[ "$(seen $name ".target == \"$HOST:$TLS_PORT\"")" -ge 1 ] ||
+			fail "nothing came by the proxy at [::1]"
+	done
+	end_pid "$PROXY_PID"
+	conf "proxy = $proxy"
+	fresh_suite
+	assert_exit 1 '^shedctl: .*proxy \[::1\]:[0-9]+ does not accept' \
+		ctl attach "$image" --name x --deadline 3 --integrity complete
+	suite_stop
+else
+	echo "NOTE: no IPv6 here: proxies at [::1] were not tried"
+fi
 
 if grep -E 'sesame|us%25er|wrong@' "$T"/*devd.log "$T/err"; then
 	fail "the proxy's user or password is shown"

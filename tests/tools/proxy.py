@@ -1,14 +1,15 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""An HTTP proxy: CONNECT, and GET of http:// URLs.  Every name that it is asked
-for is this machine's loopback, so that tests have hosts that only a proxy can
-reach.  Standard library only.
+"""An HTTP proxy: CONNECT, and GET of http:// URLs; or one of SOCKS 5 (RFC 1928,
+1929).  Every name that it is asked for is this machine's loopback, so that tests
+have hosts that only a proxy can reach.  Standard library only.
 
     proxy.py --log LOG [--user NAME:PASSWORD] [--tls-cert C --tls-key K]
-        [--port N]
+        [--socks] [--address A] [--port N]
 
-prints 127.0.0.1:PORT when it listens.  LOG gets one JSON line a request: method,
-target, authorized, headers (names)."""
+prints ADDRESS:PORT when it listens, [ADDRESS]:PORT of IPv6.  LOG gets one JSON
+line a request: method (SOCKS, of those), target, authorized, headers (names).
+SOCKS takes names only: who asks for an address has looked one up."""
 
 import argparse
 import base64
@@ -17,10 +18,30 @@ import http.server
 import json
 import select
 import socket
+import socketserver
 import ssl
 import sys
 import threading
 from urllib.parse import urlsplit
+
+
+def relay(here, there):
+    there.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    try:
+        while True:
+            if getattr(here, "pending", lambda: 0)():
+                ready = [here]
+            else:
+                ready = select.select([here, there], [], [])[0]
+            for one in ready:
+                data = one.recv(1 << 16)
+                if not data:
+                    return
+                (there if one is here else here).sendall(data)
+    except OSError:
+        pass
+    finally:
+        there.close()
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -67,26 +88,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.flush()
         self.close_connection = True
-        self.relay(there)
-
-    def relay(self, there):
-        here = self.connection
-        there.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        try:
-            while True:
-                if getattr(here, "pending", lambda: 0)():
-                    ready = [here]
-                else:
-                    ready = select.select([here, there], [], [])[0]
-                for one in ready:
-                    data = one.recv(1 << 16)
-                    if not data:
-                        return
-                    (there if one is here else here).sendall(data)
-        except OSError:
-            pass
-        finally:
-            there.close()
+        relay(self.connection, there)
 
     def do_GET(self):
         if not self.allowed():
@@ -113,6 +115,46 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
+class Socks(socketserver.StreamRequestHandler):
+    def user_is_right(self):
+        methods = self.rfile.read(self.rfile.read(2)[1])
+        wanted = 2 if Handler.args.user else 0
+        self.wfile.write(bytes([5, wanted if wanted in methods else 255]))
+        if wanted == 0 or wanted not in methods:
+            return wanted in methods
+        name = self.rfile.read(self.rfile.read(2)[1]).decode()
+        password = self.rfile.read(self.rfile.read(1)[0]).decode()
+        fine = f"{name}:{password}" == Handler.args.user
+        self.wfile.write(bytes([1, not fine]))
+        return fine
+
+    def target(self):
+        kind = self.rfile.read(4)[3]
+        if kind != 3:       # an address
+            return str(kind), 0
+        name = self.rfile.read(self.rfile.read(1)[0]).decode()
+        return name, int.from_bytes(self.rfile.read(2), "big")
+
+    def handle(self):
+        fine = self.user_is_right()
+        name, port = self.target() if fine else ("", 0)
+        with Handler.lock, open(Handler.args.log, "a") as log:
+            log.write(json.dumps({
+                "method": "SOCKS", "target": f"{name}:{port}",
+                "authorized": fine, "headers": []}) + "\n")
+        if not fine:
+            return
+        try:
+            if port == 0:
+                raise OSError
+            there = socket.create_connection(("127.0.0.1", port), 5)
+        except OSError:
+            self.wfile.write(b"\5\4\0\1" + bytes(6))
+            return
+        self.wfile.write(b"\5\0\0\1" + bytes(6))
+        relay(self.connection, there)
+
+
 class Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
 
@@ -128,15 +170,22 @@ def main():
     p.add_argument("--user", metavar="NAME:PASSWORD")
     p.add_argument("--tls-cert")
     p.add_argument("--tls-key")
+    p.add_argument("--socks", action="store_true")
+    p.add_argument("--address", default="127.0.0.1")
     p.add_argument("--port", type=int, default=0)
     Handler.args = p.parse_args()
-    server = Server(("127.0.0.1", Handler.args.port), Handler)
+    address = Handler.args.address
+    if ":" in address:
+        Server.address_family = socket.AF_INET6
+    server = Server((address, Handler.args.port),
+                    Socks if Handler.args.socks else Handler)
     if Handler.args.tls_cert:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(Handler.args.tls_cert, Handler.args.tls_key)
         server.socket = context.wrap_socket(server.socket, server_side=True,
                                             do_handshake_on_connect=False)
-    print("127.0.0.1:%d" % server.server_address[1], flush=True)
+    print("%s:%d" % (f"[{address}]" if ":" in address else address,
+                     server.server_address[1]), flush=True)
     try:
         server.serve_forever()
     except KeyboardInterrupt:
