@@ -262,7 +262,7 @@ test_credentials_do_not_go_to_a_mirror_in_clear(void **state)
 		assert_non_null(strstr(a->text, i == 0 ? "insecure = yes" :
 		    "plain HTTP"));
 		assert_true(mirror_requests() > before);
-		mirror_log(keep_last);
+		log_each(&mir, keep_last, NULL);
 		assert_string_equal(last_auth, "");
 	}
 	/* unless its section says that they may */
@@ -270,7 +270,7 @@ test_credentials_do_not_go_to_a_mirror_in_clear(void **state)
 	tell(&mir, "auth?mode=basic");
 	want_range(&plain, UNIT, UNIT);
 	tell(&mir, "heal");
-	mirror_log(keep_last);
+	log_each(&mir, keep_last, NULL);
 	assert_string_equal(last_auth, "Basic Y2Fyb2w6dGhpcmQ=");
 	tell(&mir, "auth?mode=none");
 	/* and to the origin that they were given for */
