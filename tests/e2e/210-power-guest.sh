@@ -17,7 +17,7 @@ esac
 for tool in qemu-system-x86_64 busybox cpio modprobe dmsetup mke2fs e2fsck; do
 	command -v $tool >/dev/null || skip "no $tool"
 done
-"$VM/kernel.sh" "$CACHE/kernel-trixie" >"$T/kernel.log" 2>&1 ||
+"$VM/kernel.sh" trixie "$CACHE/kernel-trixie" >"$T/kernel.log" 2>&1 ||
 	skip "trixie's kernel cannot be had: $(tail -n 1 "$T/kernel.log")"
 
 status=0

@@ -8,6 +8,7 @@
 set -euo pipefail
 export LC_ALL=C
 PATH=$PATH:/usr/sbin:/sbin
+vm=$(cd "$(dirname "$0")" && pwd)
 dir=$1
 [ -f "$dir/vmlinuz" ] && [ -f "$dir/initrd" ] && exit
 mkdir -p "$dir"
@@ -35,22 +36,11 @@ dpkg-deb -x "$work"/linux-image-*.deb "$work/k"
 version=$(basename "$work"/k/lib/modules/*)
 depmod -b "$work/k" "$version"
 
-# The modules in an order that satisfies modules.dep.
 initrd=$work/initrd
 mkdir -p "$initrd"/{bin,modules,proc,sys,dev,lower,rw,root}
 cp "$(command -v busybox)" "$initrd/bin/busybox"
-n=100
-for name in virtio_pci virtio_blk erofs overlay; do
-	modprobe -d "$work/k" -S "$version" --show-depends "$name"
-done | awk '$1 == "insmod" && !seen[$2]++ { print $2 }' >"$work/order"
-while read -r path; do
-	module=$initrd/modules/$((n++))-$(basename "$path")
-	cp "$path" "$module"
-	case $module in
-	*.xz) xz -d "$module" ;;
-	*.zst) zstd -q --rm -d "$module" ;;
-	esac
-done <"$work/order"
+"$vm/modules.sh" "$work/k" "$initrd/modules" virtio_pci virtio_blk erofs \
+	overlay
 
 cat >"$initrd/init" <<'END'
 #!/bin/busybox sh

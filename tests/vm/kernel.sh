@@ -1,49 +1,71 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# kernel.sh [DIR]: puts Debian trixie's cloud kernel, once, in
-# build/test/kernel-trixie (or DIR): vmlinuz, and its modules as modprobe -d
-# wants them.  It is unpacked, not installed, and comes from the machine's own
-# mirror by apt with a state of its own, which checks its signature.  Needs no
-# root.
+# kernel.sh SUITE [DIR]: puts the newest cloud kernel of that Debian suite
+# (bookworm, trixie, sid), once, in build/test/kernel-SUITE (or DIR): vmlinuz,
+# its modules as modprobe -d wants them, and version.  It is unpacked, not
+# installed, and comes from the machine's own mirror by apt with a state of its
+# own, which checks its signature.  Needs no root.
 set -euo pipefail
 export LC_ALL=C.UTF-8
 PATH=$PATH:/usr/sbin:/sbin
-dir=${1:-$(dirname "$0")/../../build/test/kernel-trixie}
+suite=${1:?usage: kernel.sh SUITE [DIR]}
+dir=${2:-$(dirname "$0")/../../build/test/kernel-$suite}
 [ -f "$dir/vmlinuz" ] && exit
 
-# Where this machine gets Debian from: deb822 or classic sources.
-mirror=$(find /etc/apt/sources.list /etc/apt/sources.list.d -type f \
-	-name '*.*s*' -exec cat {} + 2>/dev/null | awk '
-	/^URIs:/ { uri = $2 }
-	/^Components:/ && / main/ && uri ~ /\/debian\/?$/ { print uri }
-	$1 == "deb" { sub(/\[[^]]*\] */, "")
-		if ($2 ~ /\/debian\/?$/) print $2 }' || true)
-mirror=${mirror%%$'\n'*}
-[ -n "$mirror" ] || { echo "kernel.sh: no Debian mirror" >&2; exit 1; }
+# Where this machine gets Debian from, deb822 or classic sources.  $1 is the
+# end of the address: debian or debian-security
+mirror() {
+	find /etc/apt/sources.list /etc/apt/sources.list.d -type f \
+		-name '*.*s*' -exec cat {} + 2>/dev/null | awk -v at="/$1/?\$" '
+		/^URIs:/ { uri = $2 }
+		/^Components:/ && / main/ && uri ~ at { print uri }
+		$1 == "deb" { sub(/\[[^]]*\] */, "")
+			if ($2 ~ at) print $2 }' | sed -n 1p || true
+}
+main=$(mirror debian)
+security=$(mirror debian-security)
+[ -n "$main" ] || { echo "kernel.sh: no Debian mirror" >&2; exit 1; }
 
 mkdir -p "$(dirname "$dir")"
 work=$(mktemp -d "$(realpath "$(dirname "$dir")")/kernel.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 trap 'exit 1' HUP INT TERM
 mkdir -p "$work"/state/lists/partial "$work"/cache/archives/partial
-key=/usr/share/keyrings/debian-archive-keyring.gpg
-echo "deb [signed-by=$key] $mirror trixie main" >"$work/list"
+by="[signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]"
+echo "deb $by $main $suite main" >"$work/list"
+[ -z "$security" ] || [ "$suite" = sid ] ||
+	echo "deb $by $security $suite-security main" >>"$work/list"
 apt=(-qq -o Dir::Etc::SourceList="$work/list"
 	-o Dir::Etc::SourceParts=/dev/null -o Dir::State="$work/state"
 	-o Dir::State::status=/dev/null -o Dir::Cache="$work/cache"
-	-o APT::Sandbox::User= -o Acquire::Languages=none)
+	-o APT::Sandbox::User= -o Acquire::Languages=none
+	-o APT::Get::AllowUnauthenticated=false
+	-o Acquire::AllowInsecureRepositories=false)
 apt-get "${apt[@]}" update >&2
-kernel=$(apt-cache "${apt[@]}" depends linux-image-cloud-amd64 |
-	awk '/Depends: linux-image-[0-9]/ { print $2; exit }')
-(cd "$work" && apt-get "${apt[@]}" download "$kernel" >&2)
-dpkg-deb -x "$work"/linux-image-*.deb "$work/k"
+
+# All that the image's newest version leads to and that is named by a version:
+# trixie has one package, sid a binary, a modules and a base package beside it.
+apt-cache "${apt[@]}" depends --recurse --no-recommends --no-suggests \
+	--no-conflicts --no-breaks --no-replaces --no-enhances \
+	-o APT::Cache::AllVersions=false linux-image-cloud-amd64 |
+	grep -E '^linux-(image|binary|modules|base)-[0-9]' | sort -u \
+	>"$work/packages"
+mapfile -t packages <"$work/packages"
+(cd "$work" && apt-get "${apt[@]}" download "${packages[@]}" >&2)
+for package in "$work"/*.deb; do
+	dpkg-deb -x "$package" "$work/k"
+done
 chmod 755 "$work/k"
 [ -d "$work/k/lib" ] || ln -s usr/lib "$work/k/lib"
 version=$(basename "$work"/k/lib/modules/*)
 depmod -b "$work/k" "$version"
-mv "$work/k/boot/vmlinuz-$version" "$work/k/vmlinuz"
+# a package has it in /boot, another beside its modules
+vmlinuz=$(find "$work/k" -type f -name 'vmlinuz*')
+[ -f "$vmlinuz" ] || { echo "kernel.sh: no vmlinuz in ${packages[*]}" >&2; exit 1; }
+mv "$vmlinuz" "$work/k/vmlinuz"
 chmod 644 "$work/k/vmlinuz"
+echo "$version" >"$work/k/version"
 rm -rf "$work/k/boot" "$work/k/usr/share"
 rm -rf "$dir"
 mv -T "$work/k" "$dir"

@@ -29,7 +29,7 @@ done
 shift $((OPTIND - 1))
 [ $# -eq 2 ] || { sed -n '4s/^# /usage: /p' "$0" >&2; exit 2; }
 build=$1 dir=$2
-"$vm/kernel.sh" "$kernel"
+"$vm/kernel.sh" trixie "$kernel"
 work=$(mktemp -d "$(realpath "$dir")/guest.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 trap 'exit 1' HUP INT TERM
@@ -54,19 +54,8 @@ printf '%s\n' root:x:0:0::/:/bin/sh _shedcache:x:990:990::/:/bin/false \
 	>"$initrd/etc/passwd"
 printf '%s\n' root:x:0: _shedcache:x:990: >"$initrd/etc/group"
 
-version=$(basename "$kernel"/lib/modules/*)
-n=100
-for name in virtio_pci virtio_blk ext4 dm-log-writes; do
-	modprobe -d "$kernel" -S "$version" --show-depends "$name"
-done | awk '$1 == "insmod" && !seen[$2]++ { print $2 }' >"$work/order"
-while read -r path; do
-	module=$initrd/modules/$((n++))-$(basename "$path")
-	cp "$path" "$module"
-	case $module in
-	*.xz) xz -d "$module" ;;
-	*.zst) zstd -q --rm -d "$module" ;;
-	esac
-done <"$work/order"
+"$vm/modules.sh" "$kernel" "$initrd/modules" virtio_pci virtio_blk ext4 \
+	dm-log-writes
 
 cat >"$initrd/init" <<'END'
 #!/bin/busybox sh
