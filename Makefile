@@ -118,11 +118,14 @@ guest_power_LIBS := -linih
 STORE_TESTS := cached-recorded guest_power
 
 # What end-to-end tests and `make bench-link` use: a network link of a chosen
-# round trip and rate, and a reader that takes the time.
-TOOLS := link reads
+# round trip and rate, a reader that takes the time; for the test bed, what ublk
+# can do.
+TOOLS := link reads ublk_features
 link_SRC := tests/tools/link.c
 reads_SRC := tests/tools/reads.c
 reads_PKGS := libnbd
+ublk_features_SRC := tests/tools/ublk_features.c
+ublk_features_PKGS := liburing
 
 # Unit tests: each with the files it is about.  Some include the file under
 # test, others play the neighbours of a whole program.

@@ -13,13 +13,13 @@ packages=(
 	gcc make pkg-config libc6-dev linux-libc-dev libcurl4-openssl-dev
 	libevent-dev libseccomp-dev libprotobuf-c-dev protobuf-c-compiler
 	libssl-dev libjansson-dev libxxhash-dev libinih-dev libcmocka-dev libnbd-dev
-	ca-certificates
+	liburing-dev ca-certificates
 	# tests and demo
 	docker-registry nginx-light skopeo nbdkit libnbd-bin python3
 	python3-libnbd qemu-block-extra curl jq openssl strace procps util-linux erofs-utils
 	# guests
 	qemu-system-x86 qemu-utils busybox-static cpio kmod debootstrap
-	dmsetup e2fsprogs xz-utils
+	dmsetup e2fsprogs xz-utils fio iproute2 nbd-client
 	# `make asan fuzz lint`
 	clang clang-format clang-tidy llvm libclang-rt-dev cppcheck shellcheck
 	mandoc

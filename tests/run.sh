@@ -198,7 +198,7 @@ user_pass() {
 	chmod 700 "$dir/xdg"
 	e2e_all user "$dir" setpriv --reuid=$uid --regid=$uid --clear-groups \
 		env -i PATH="$PATH" LC_ALL=C.UTF-8 BUILD="$BUILD" \
-		SHEDSTREAM_TEST_PIDS="$work/pids" ${KILLS:+KILLS="$KILLS"} \
+		SHEDSTREAM_TEST_PIDS="$work/pids" USER_PASS=1 ${KILLS:+KILLS="$KILLS"} \
 		HOME="$dir/home" TMPDIR="$dir/t" XDG_RUNTIME_DIR="$dir/xdg" \
 		XDG_CONFIG_HOME="$dir/home/.config" \
 		XDG_DATA_HOME="$dir/home/.local/share"

@@ -43,6 +43,12 @@ skip() {
 	exit 77
 }
 
+# undo: what a test has to take back itself before all else ends; it may define
+# its own.
+undo() {
+	:
+}
+
 # Ends what was started, last first; each is a process group of its own.
 # shellcheck disable=SC2317
 cleanup() {
@@ -62,6 +68,7 @@ cleanup() {
 				else . end' | cut -c 1-200
 		done >&2
 	fi
+	undo
 	for ((i = ${#STARTED[@]} - 1; i >= 0; i--)); do
 		end_pid "${STARTED[i]}"
 	done
@@ -426,6 +433,39 @@ image_of() {
 	mkfs.erofs -T 0 -U 5ed57ea0-0000-4000-8000-000000000002 --all-root \
 		"$file" "$T/tree" >/dev/null
 	rm -r "$T/tree"
+}
+
+## guests
+
+# bed_test SUITE [TEST...]: what is left of a test of the bed (tests/vm/bed.sh)
+# with that suite's newest kernel
+bed_test() {
+	local suite=$1 status=0 more=() kept=$CACHE/bed-failed-$1 tool
+	shift
+	case $BUILD in
+	*asan | *tsan) skip "under sanitizers the guest would take too long" ;;
+	esac
+	[ -z "${USER_PASS-}" ] ||
+		skip "needs no user's rights; the pass of the user who called has run it"
+	for tool in qemu-system-x86_64 busybox cpio modprobe mkfs.erofs mke2fs; do
+		command -v $tool >/dev/null || skip "no $tool"
+	done
+	"$VM/kernel.sh" "$suite" "$CACHE/kernel-$suite" >"$T/kernel.log" 2>&1 ||
+		skip "the kernel of $suite cannot be had: $(tail -n 1 "$T/kernel.log")"
+	[ -z "${KILLS-}" ] || more+=(-e "KILLS=$KILLS")
+	[ -z "${TEST_TIMEOUT-}" ] || more+=(-e "TEST_TIMEOUT=$TEST_TIMEOUT")
+	"$VM/bed.sh" -k "$suite" -t $((${TEST_TIMEOUT:-300} - 30)) "${more[@]}" \
+		"${BIN%/bin}" "$T" "$@" >"$T/bed.out" || status=$?
+	if [ $status -ne 0 ]; then
+		rm -rf "$kept"
+		mkdir -p "$kept"
+		cp "$T"/console*.log "$T/results" "$kept/"
+		cat "$T/bed.out"
+		grep '^FAIL ' "$T/bed.out" | sed "s/^FAIL /FAIL: $suite: /" >&2
+		fail "the consoles are kept in $kept"
+	fi
+	sed -n -E 's/^NOTE: /&/p; s/^(PASS|SKIP) ([^:]*): ?(.*)/NOTE: \2 s \1 \3/p' \
+		"$T/bed.out"
 }
 
 ## the suite

@@ -6,10 +6,11 @@
 # --plus: the next version of that image, with some MB of libraries more, and a
 # few files changed.
 # image.sh --tree DIR: only puts the files there, for a guest image.
+# IMAGE_MIB=N: of so much instead of 48.
 set -euo pipefail
 export LC_ALL=C
 PATH=$PATH:/usr/sbin:/sbin
-BUDGET=$((48 << 20))
+BUDGET=$((${IMAGE_MIB:-48} << 20))
 MORE=$((5 << 20))
 
 # Small and large files, text and programs, in a fixed order, to a budget.

@@ -10,19 +10,21 @@
 #   -g DIR      the guest's vmlinuz and initrd; else build/test/small-guest
 #   -a WORDS    on its command line, instead of shed.check
 #   -d FILE     one more disk, which it may write; may be repeated
+#   -s FILE     what it writes to ttyS1
 #   -l, -w REGEX, -t SECONDS
 set -euo pipefail
 export LC_ALL=C.UTF-8
 vm=$(cd "$(dirname "$0")" && pwd)
 guest=$vm/../../build/test/small-guest
 words='GUEST-OK [0-9a-f]{64}' seconds=300 append=shed.check login=
-disks=()
-while getopts a:d:lg:w:t: opt; do
+disks=() second=()
+while getopts a:d:lg:s:w:t: opt; do
 	case $opt in
 	a) append=$OPTARG ;;
 	d) disks+=("$OPTARG") ;;
 	l) login=1 append='' words='login: ' ;;
 	g) guest=$OPTARG ;;
+	s) second=(-serial "file:$OPTARG") ;;
 	w) words=$OPTARG ;;
 	t) seconds=$OPTARG ;;
 	*) exit 2 ;;
@@ -68,8 +70,8 @@ done
 
 : >"$log"
 qemu-system-x86_64 -accel tcg,thread=multi -cpu Nehalem,-cx16 \
-	-m 1024 -smp 2 -display none -monitor none -serial stdio -no-reboot \
-	-nic none -kernel "$guest/vmlinuz" -initrd "$guest/initrd" \
+	-m 1024 -smp 2 -display none -monitor none -serial stdio \
+	"${second[@]}" -no-reboot -nic none -kernel "$guest/vmlinuz" -initrd "$guest/initrd" \
 	-append "console=ttyS0 panic=-1 $append" "${devices[@]}" \
 	</dev/null >>"$log" 2>"$log.qemu" &
 qemu=$!

@@ -1,0 +1,8 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# Claim: under Debian trixie's kernel each test of tests/vm/bed passes, or is
+# skipped for what that kernel has not; one guest runs them all.
+. "$(dirname "$0")/lib.sh"
+
+bed_test trixie
