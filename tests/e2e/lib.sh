@@ -437,11 +437,14 @@ image_of() {
 
 ## guests
 
-# bed_test SUITE [TEST...]: what is left of a test of the bed (tests/vm/bed.sh)
-# with that suite's newest kernel
+# bed_test [-s] SUITE [TEST...]: what a test has to say that runs the bed
+# (tests/vm/bed.sh) with that suite's newest kernel
 bed_test() {
-	local suite=$1 status=0 more=() kept=$CACHE/bed-failed-$1 tool
+	local suite status=0 more=() kept tool
+	[ "$1" != -s ] || { more+=(-s); shift; }
+	suite=$1
 	shift
+	kept=$CACHE/bed-failed-$suite${more[0]-}
 	case $BUILD in
 	*asan | *tsan) skip "under sanitizers the guest would take too long" ;;
 	esac
@@ -452,12 +455,15 @@ bed_test() {
 	done
 	"$VM/kernel.sh" "$suite" "$CACHE/kernel-$suite" >"$T/kernel.log" 2>&1 ||
 		skip "the kernel of $suite cannot be had: $(tail -n 1 "$T/kernel.log")"
+	[ ${#more[@]} -eq 0 ] ||
+		"$VM/bed_systemd.sh" "$CACHE/bed-systemd" >"$T/root.log" 2>&1 ||
+		skip "a root with systemd cannot be made: $(tail -n 1 "$T/root.log")"
 	[ -z "${KILLS-}" ] || more+=(-e "KILLS=$KILLS")
 	[ -z "${TEST_TIMEOUT-}" ] || more+=(-e "TEST_TIMEOUT=$TEST_TIMEOUT")
 	"$VM/bed.sh" -k "$suite" -t $((${TEST_TIMEOUT:-300} - 30)) "${more[@]}" \
 		"${BIN%/bin}" "$T" "$@" >"$T/bed.out" || status=$?
+	rm -rf "$kept"
 	if [ $status -ne 0 ]; then
-		rm -rf "$kept"
 		mkdir -p "$kept"
 		cp "$T"/console*.log "$T/results" "$kept/"
 		cat "$T/bed.out"

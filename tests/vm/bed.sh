@@ -12,6 +12,8 @@
 # to its end.  A guest that ends before user space is booted once more: under
 # this emulator kernels sometimes panic early.  Needs no root.
 #   -k SUITE       the newest kernel of that Debian suite; else trixie
+#   -s             with trixie's systemd; the tests are those of vm/bed-systemd.
+#                  Its root is made by debootstrap, once, and only by root
 #   -e NAME=VALUE  in the tests' environment; may be repeated
 #   -t SECONDS     for all of it; else 280
 set -euo pipefail
@@ -21,11 +23,14 @@ vm=$(cd "$(dirname "$0")" && pwd)
 root=$(realpath "$vm/../..")
 cache=$root/build/test
 suite=trixie seconds=280
+tests=$vm/bed base=$cache/bed first=/usr/sbin/bed systemd=
 environment=()
-while getopts k:e:t: opt; do
+while getopts k:e:st: opt; do
 	case $opt in
 	k) suite=$OPTARG ;;
 	e) environment+=("$OPTARG") ;;
+	s) systemd=1 first=/usr/sbin/init
+		tests=$vm/bed-systemd base=$cache/bed-systemd ;;
 	t) seconds=$OPTARG ;;
 	*) exit 2 ;;
 	esac
@@ -37,6 +42,7 @@ shift 2
 kernel=$cache/kernel-$suite
 "$vm/kernel.sh" "$suite" "$kernel" >&2
 "$vm/bed_root.sh" "$cache/bed" >&2
+[ -z "$systemd" ] || "$vm/bed_systemd.sh" "$base" >&2
 work=$(mktemp -d "$dir/bed.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 trap 'exit 1' HUP INT TERM
@@ -65,8 +71,10 @@ $b mkdir -p /scratch/upper /scratch/work
 $b mount -t overlay -o lowerdir=/bed:/base,upperdir=/scratch/upper,workdir=/scratch/work root /root
 for d in dev proc sys; do $b mount --move /$d /root/$d; done
 $b mount --move /scratch /root/mnt
-exec $b switch_root /root /sbin/init
+read -r next </next
+exec $b switch_root /root $next
 END
+echo "$first" >"$initrd/next"
 chmod +x "$initrd/init"
 (cd "$initrd" && find . | sort | cpio --quiet -o -H newc -R 0:0) \
 	>"$work/initrd"
@@ -87,27 +95,37 @@ cp --reflink=auto "$cache"/bed/small*.erofs "$bed/build/test/"
 # without the links to where the kernel was built
 cp -R --reflink=auto "$kernel"/lib/modules/* "$tree/usr/lib/modules/"
 find "$tree/usr/lib/modules" -type l -delete
-find "$bed/build" -type f -perm -1 -exec ldd {} + 2>/dev/null | awk '
-	$2 == "=>" && $3 ~ /^\// { print $3 }' | sort -u |
-	sed -E 's,^/lib,/usr/lib,; s,^/,,' |
-	tar -C / -chf - --files-from=- | tar -C "$tree" -xf - --no-same-owner
-install -m 755 "$vm/bed_init.sh" "$tree/usr/sbin/init"
+install -m 755 "$vm/bed_init.sh" "$tree/usr/sbin/bed"
 
-{
+libraries() {
+	find "$bed/build" -type f -perm -1 -exec ldd {} + 2>/dev/null | awk '
+		$2 == "=>" && $3 ~ /^\// { print $3 }' | sort -u |
+		sed -E 's,^/lib,/usr/lib,; s,^/,,' | tar -C / -chf - \
+		--files-from=- | tar -C "$tree" -xf - --no-same-owner
+}
+
+etc() {
 	printf '%s\n' root:x:0:0::/root:/bin/bash \
-		nobody:x:65534:65534::/:/usr/sbin/nologin
+		nobody:x:65534:65534::/:/usr/sbin/nologin >"$1/passwd"
 	awk '$1 == "u" { n++; printf "%s:x:%d:%d::/:/usr/sbin/nologin\n",
-		$2, 900 + n, 900 + n }' "$root/systemd/shedstream.sysusers"
-} >"$tree/etc/passwd"
-awk -F : '{ printf "%s:x:%d:\n", $1 == "nobody" ? "nogroup" : $1, $4 }' \
-	"$tree/etc/passwd" >"$tree/etc/group"
-printf '%s\n' 'passwd: files' 'group: files' 'hosts: files dns' \
-	>"$tree/etc/nsswitch.conf"
-echo 127.0.0.1 localhost >"$tree/etc/hosts"
-: >"$tree/etc/fstab"
+		$2, 900 + n, 900 + n }' "$root/systemd/shedstream.sysusers" \
+		>>"$1/passwd"
+	awk -F : '{ printf "%s:x:%d:\n", $1 == "nobody" ? "nogroup" : $1, $4 }' \
+		"$1/passwd" >"$1/group"
+	printf '%s\n' 'passwd: files' 'group: files' 'hosts: files dns' \
+		>"$1/nsswitch.conf"
+	echo 127.0.0.1 localhost >"$1/hosts"
+	: >"$1/fstab"
+}
+
+# trixie has all of that itself, and libraries of the same names
+if [ -z "$systemd" ]; then
+	libraries
+	etc "$tree/etc"
+fi
 
 # the tests, and their environment
-for test in "$vm"/bed/[0-9][0-9][0-9]-*.sh; do
+for test in "$tests"/[0-9][0-9][0-9]-*.sh; do
 	name=$(basename "$test" .sh)
 	chosen=$((! $#))
 	for pattern in "$@"; do
@@ -132,7 +150,7 @@ boot() {
 	"$vm/boot.sh" -g "$work" -t "$seconds" -w 'BED-END [^\n]*\n' \
 		-s "$dir/results" -d "$work/bed.erofs" -d "$work/scratch" \
 		-a "quiet loglevel=5 oops=panic" \
-		"$cache/bed/root.erofs" "$dir/console.log"
+		"$base/root.erofs" "$dir/console.log"
 }
 # What hung instead of ending has used up the time for another.
 SECONDS=0 booted=0

@@ -1,30 +1,35 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# The first process of a guest of the test bed (bed.sh): prepares what a machine
-# has, runs the tests of /shedstream/list, each under its own time limit, and
-# says on the console and on the second serial port, where the kernel's words
-# can't come in between, what became of them.  Then the power goes off.
+# What runs in a guest of the test bed (bed.sh), as its first process or started
+# by systemd: prepares what a machine has, runs the tests of /shedstream/list,
+# each under its own time limit, and says on the console and on the second serial
+# port, where the kernel's words can't come in between, what became of them.
+# Then the power goes off.
 export PATH=/usr/sbin:/usr/bin HOME=/root LC_ALL=C.UTF-8 BUILD=build
 cd /shedstream || exit
-mount -t tmpfs -o mode=755 run /run
-mkdir -p /dev/pts /dev/shm
-mount -t devpts devpts /dev/pts
-mount -t tmpfs shm /dev/shm
-mount -t cgroup2 cgroup2 /sys/fs/cgroup
-mount -t securityfs security /sys/kernel/security
-mount -t fusectl fusectl /sys/fs/fuse/connections 2>/dev/null
+if [ $$ -eq 1 ]; then
+	mount -t tmpfs -o mode=755 run /run
+	mkdir -p /dev/pts /dev/shm
+	mount -t devpts devpts /dev/pts
+	mount -t tmpfs shm /dev/shm
+	mount -t cgroup2 cgroup2 /sys/fs/cgroup
+	mount -t securityfs security /sys/kernel/security
+	mount -t fusectl fusectl /sys/fs/fuse/connections 2>/dev/null
+	ln -sf /proc/self/fd /dev/fd
+	echo bed >/proc/sys/kernel/hostname
+	ip link set lo up
+fi
 mkdir /mnt/tmp
 chmod 1777 /mnt/tmp
 mount --bind /mnt/tmp /tmp	# ext4 on the scratch disk, as the store is
-ln -sf /proc/self/fd /dev/fd
-echo bed >/proc/sys/kernel/hostname
-ip link set lo up
 for module in loop fuse nbd ublk_drv; do
 	modprobe -q $module || echo "no module $module"
 done
 # shellcheck source=/dev/null
 . ./environment
+tests=tests/vm/bed
+[ $$ -eq 1 ] || tests=tests/vm/bed-systemd
 
 now_ms() {
 	echo $((${EPOCHREALTIME/[.,]/} / 1000))
@@ -57,7 +62,7 @@ run() {
 	local pid
 	: >/run/pids
 	SHEDSTREAM_TEST_PIDS=/run/pids timeout -k 15 "$2" \
-		bash "tests/vm/bed/$1.sh" >/run/out 2>&1 </dev/null &
+		bash "$tests/$1.sh" >/run/out 2>&1 </dev/null &
 	pid=$!
 	status=125
 	timeout $(($2 + 25)) tail -s 0.05 --pid=$pid -f /dev/null || return
@@ -97,9 +102,9 @@ judge() { # NAME LIMIT
 }
 
 while read -r name; do
-	limit=$(sed -n 's/^# LIMIT: \([0-9]*\)$/\1/p' "tests/vm/bed/$name.sh")
+	limit=$(sed -n 's/^# LIMIT: \([0-9]*\)$/\1/p' "$tests/$name.sh")
 	# make soak has time, and gives these tests more to do
-	judge "$name" "${TEST_TIMEOUT:-${limit:-60}}"
+	judge "$name" "${TEST_TIMEOUT:-${limit:-150}}"
 done <list
 read -r up _ </proc/uptime
 say "BED-END after $up s"

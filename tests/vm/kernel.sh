@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # kernel.sh SUITE [DIR]: puts the newest cloud kernel of that Debian suite
-# (bookworm, trixie, sid), once, in build/test/kernel-SUITE (or DIR): vmlinuz,
-# its modules as modprobe -d wants them, and version.  It is unpacked, not
-# installed, and comes from the machine's own mirror by apt with a state of its
-# own, which checks its signature.  Needs no root.
+# (bookworm, trixie, sid), once, in build/test/kernel-SUITE (or DIR): vmlinuz and
+# its modules as modprobe -d wants them.  It is unpacked, not installed, and comes
+# from the machine's own mirror by apt with a state of its own, which checks its
+# signature.  Needs no root.
 set -euo pipefail
 export LC_ALL=C.UTF-8
 PATH=$PATH:/usr/sbin:/sbin
@@ -13,19 +13,9 @@ suite=${1:?usage: kernel.sh SUITE [DIR]}
 dir=${2:-$(dirname "$0")/../../build/test/kernel-$suite}
 [ -f "$dir/vmlinuz" ] && exit
 
-# Where this machine gets Debian from, deb822 or classic sources.  $1 is the
-# end of the address: debian or debian-security
-mirror() {
-	find /etc/apt/sources.list /etc/apt/sources.list.d -type f \
-		-name '*.*s*' -exec cat {} + 2>/dev/null | awk -v at="/$1/?\$" '
-		/^URIs:/ { uri = $2 }
-		/^Components:/ && / main/ && uri ~ at { print uri }
-		$1 == "deb" { sub(/\[[^]]*\] */, "")
-			if ($2 ~ at) print $2 }' | sed -n 1p || true
-}
-main=$(mirror debian)
-security=$(mirror debian-security)
-[ -n "$main" ] || { echo "kernel.sh: no Debian mirror" >&2; exit 1; }
+vm=$(cd "$(dirname "$0")" && pwd)
+main=$("$vm/mirror.sh" debian)
+security=$("$vm/mirror.sh" debian-security 2>/dev/null) || security=
 
 mkdir -p "$(dirname "$dir")"
 work=$(mktemp -d "$(realpath "$(dirname "$dir")")/kernel.XXXXXX")
@@ -65,7 +55,6 @@ vmlinuz=$(find "$work/k" -type f -name 'vmlinuz*')
 [ -f "$vmlinuz" ] || { echo "kernel.sh: no vmlinuz in ${packages[*]}" >&2; exit 1; }
 mv "$vmlinuz" "$work/k/vmlinuz"
 chmod 644 "$work/k/vmlinuz"
-echo "$version" >"$work/k/version"
 rm -rf "$work/k/boot" "$work/k/usr/share"
 rm -rf "$dir"
 mv -T "$work/k" "$dir"
