@@ -288,6 +288,7 @@ demo-boot:
 	@tests/demo-boot.sh
 
 tests: all $(UNIT:%=$B/tests/unit/%) $(STORE_TESTS:%=$B/tests/store/%) \
+	$B/tests/store/bench \
 	$(TOOLS:%=$B/tests/tools/%) $(MIXES)
 
 check: tests

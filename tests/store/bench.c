@@ -103,7 +103,7 @@ read_time(struct host_device *dev)
 static int
 bench_touch(void)
 {
-	struct registry *reg = registry_new();
+	struct reg *reg = registry_new();
 	_cleanup_free_ uint8_t *bytes = malloc(64 * MIB);
 	struct host_answer a;
 	struct host_device *dev;
@@ -284,7 +284,7 @@ attach(struct host *h, const struct host_answer *a, unsigned number)
 static int
 bench_known(unsigned n, uint32_t chunks, unsigned attached)
 {
-	struct registry *reg = registry_new();
+	struct reg *reg = registry_new();
 	struct host *h = host_new(reg, NULL, CONF);
 	struct digest *manifests = calloc(n, sizeof(*manifests));
 	struct host_answer a;

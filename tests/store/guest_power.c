@@ -115,7 +115,7 @@ do_walk(char **argv)
 {
 	struct walk w = { .random = strtoull(argv[0], NULL, 0),
 		.tell = mark };
-	struct registry *reg = walk_registry(w.images);
+	struct reg *reg = walk_registry(w.images);
 	_cleanup_close_ int dir = open(argv[2], O_RDONLY | O_DIRECTORY |
 	    O_CLOEXEC);
 
@@ -494,7 +494,7 @@ zeros(size_t size)
 
 static void
 judge_init(struct judge *j, const struct logwrites *log, const char *disk,
-    const struct registry *reg)
+    const struct reg *reg)
 {
 	*j = (struct judge){ .log = log, .disk = disk };
 	/* Past the page cache, in which mounts look for their blocks. */
@@ -512,7 +512,7 @@ judge_init(struct judge *j, const struct logwrites *log, const char *disk,
 
 static void
 judge_some(const struct logwrites *log, const char *disk,
-    const struct registry *reg, const struct cut *cuts, size_t n)
+    const struct reg *reg, const struct cut *cuts, size_t n)
 {
 	struct judge j;
 	uint64_t i;
@@ -527,7 +527,7 @@ judge_some(const struct logwrites *log, const char *disk,
 /* One process a disk. */
 static bool
 judge_all(const struct logwrites *log, char **disks, size_t n_disks,
-    const struct registry *reg, const struct cut *cuts, size_t n)
+    const struct reg *reg, const struct cut *cuts, size_t n)
 {
 	pid_t pids[JUDGES_MAX];
 	bool well = true;
@@ -570,7 +570,7 @@ compare_whole(const struct logwrites *log, const char *disk)
 }
 
 static void
-setup(const char *log_disk, struct logwrites *log, struct registry **reg)
+setup(const char *log_disk, struct logwrites *log, struct reg **reg)
 {
 	int fd = open(log_disk, O_RDONLY | O_CLOEXEC), r;
 
@@ -591,7 +591,7 @@ do_judge(char **argv, size_t n_disks)
 	size_t n = strtoull(argv[1], NULL, 0);
 	struct cut *cuts;
 	struct logwrites log;
-	struct registry *reg;
+	struct reg *reg;
 	bool well;
 
 	must(n > 0 && n <= CUTS_MAX && n_disks <= JUDGES_MAX, "that many");
@@ -620,7 +620,7 @@ do_again(char **argv)
 	struct cut c = { .at = strtoull(argv[0], NULL, 0),
 		.seed = strtoull(argv[1], NULL, 0) };
 	struct logwrites log;
-	struct registry *reg;
+	struct reg *reg;
 	bool well;
 
 	setup(argv[2], &log, &reg);

@@ -249,7 +249,7 @@ abandon_all(void)
 }
 
 struct host *
-host_new(const struct registry *registry, const char *program,
+host_new(const struct reg *registry, const char *program,
     const char *conf)
 {
 	struct host *h = calloc(1, sizeof(*h));

@@ -154,7 +154,7 @@ struct host_request;
 struct host {
 	LIST_ENTRY(host) living;
 	pid_t maker;
-	const struct registry *registry;
+	const struct reg *registry;
 	const char *program;
 	char *conf;
 	char dir[64];		/* of all this; removed at the end */
@@ -193,7 +193,7 @@ struct host {
 
 /* An empty store.  program: NULL for cached; a name in $BUILD/bin or
  * $BUILD/tests/store; or a path.  The registry outlives the host. */
-struct host *host_new(const struct registry *registry, const char *program,
+struct host *host_new(const struct reg *registry, const char *program,
     const char *conf);
 /* cached-recorded writes its log there (record.h), from the next start on. */
 void host_record(struct host *h, int log_fd);

@@ -126,7 +126,7 @@ answer_stat(struct host_request *q)
 static void
 answer_referrers(struct host_request *q)
 {
-	const struct registry *reg = q->host->registry;
+	const struct reg *reg = q->host->registry;
 	const struct reg_image *image;
 	Suite__Referring m = SUITE__REFERRING__INIT;
 	struct digest_text texts[REFERRERS_MAX];

@@ -93,10 +93,10 @@ static const struct {
 	{ 900 * KIB + 3, 0, 0, CTL_RUNG(WHOLE) },
 };
 
-struct registry *
+struct reg *
 mix_registry(void)
 {
-	struct registry *reg = registry_new();
+	struct reg *reg = registry_new();
 
 	for (unsigned i = 0; i < MIX_IMAGES; i++) {
 		size_t len = kinds[i].len, half = len / 2 / 4096 * 4096;

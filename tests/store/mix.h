@@ -42,7 +42,7 @@ struct mix {
 };
 
 /* The images, in a registry. */
-struct registry *mix_registry(void);
+struct reg *mix_registry(void);
 extern const char mix_conf[];
 /* The host was started with that registry and configuration, and runs at the
  * end.  host_fail() where something is not as it should be. */

@@ -16,10 +16,10 @@
 #define MEDIA_IMAGE	"application/vnd.oci.image.manifest.v1+json"
 #define MEDIA_EMPTY	"application/vnd.oci.empty.v1+json"
 
-struct registry *
+struct reg *
 registry_new(void)
 {
-	struct registry *reg = calloc(1, sizeof(*reg));
+	struct reg *reg = calloc(1, sizeof(*reg));
 
 	assert(reg);
 	STAILQ_INIT(&reg->blobs);
@@ -36,7 +36,7 @@ blob_free(struct reg_blob *blob)
 }
 
 void
-registry_free(struct registry *reg)
+registry_free(struct reg *reg)
 {
 	struct reg_image *image;
 	struct reg_blob *blob;
@@ -71,7 +71,7 @@ blob_new(const void *bytes, size_t len)
 }
 
 static const struct reg_blob *
-add_blob(struct registry *reg, const void *bytes, size_t len)
+add_blob(struct reg *reg, const void *bytes, size_t len)
 {
 	struct reg_blob *blob = blob_new(bytes, len);
 
@@ -136,7 +136,7 @@ make_pieces(struct making *m, size_t len)
 }
 
 static const struct reg_blob *
-make_index(struct registry *reg, struct reg_image *image)
+make_index(struct reg *reg, struct reg_image *image)
 {
 	size_t most = image->size / CUT_BLOCK + 1;
 	struct making m = { .bytes = image->bytes,
@@ -176,7 +176,7 @@ make_index(struct registry *reg, struct reg_image *image)
 /* ---- manifests ---- */
 
 static struct digest
-add_manifest(struct registry *reg, const char *text)
+add_manifest(struct reg *reg, const char *text)
 {
 	struct reg_blob *m = blob_new(text, strlen(text));
 
@@ -185,7 +185,7 @@ add_manifest(struct registry *reg, const char *text)
 }
 
 static void
-make_manifest(struct registry *reg, struct reg_image *image)
+make_manifest(struct reg *reg, struct reg_image *image)
 {
 	struct digest_text erofs = digest_to_text(&image->erofs),
 	    layout = digest_to_text(&image->layout);
@@ -206,7 +206,7 @@ make_manifest(struct registry *reg, struct reg_image *image)
 }
 
 static void
-make_artifact(struct registry *reg, struct reg_image *image, size_t index_len)
+make_artifact(struct reg *reg, struct reg_image *image, size_t index_len)
 {
 	struct digest_text erofs = digest_to_text(&image->erofs),
 	    index = digest_to_text(&image->layout),
@@ -227,7 +227,7 @@ make_artifact(struct registry *reg, struct reg_image *image, size_t index_len)
 }
 
 struct reg_image *
-registry_image(struct registry *reg, const char *repo, const char *tag,
+registry_image(struct reg *reg, const char *repo, const char *tag,
     const void *bytes, size_t len, unsigned flags)
 {
 	struct reg_image *image = calloc(1, sizeof(*image));
@@ -262,7 +262,7 @@ registry_image(struct registry *reg, const char *repo, const char *tag,
 /* ---- looking up ---- */
 
 static const struct reg_blob *
-manifest_of(const struct registry *reg, const struct digest *digest)
+manifest_of(const struct reg *reg, const struct digest *digest)
 {
 	const struct reg_blob *m;
 
@@ -273,7 +273,7 @@ manifest_of(const struct registry *reg, const struct digest *digest)
 }
 
 const struct reg_blob *
-registry_manifest(const struct registry *reg, const char *repo,
+registry_manifest(const struct reg *reg, const char *repo,
     const char *reference)
 {
 	const struct reg_image *image;
@@ -289,7 +289,7 @@ registry_manifest(const struct registry *reg, const char *repo,
 }
 
 const struct reg_blob *
-registry_blob(const struct registry *reg, const char *text)
+registry_blob(const struct reg *reg, const char *text)
 {
 	const struct reg_blob *blob;
 	struct digest digest;
@@ -303,7 +303,7 @@ registry_blob(const struct registry *reg, const char *text)
 }
 
 const struct reg_image *
-registry_by_manifest(const struct registry *reg, const struct digest *manifest)
+registry_by_manifest(const struct reg *reg, const struct digest *manifest)
 {
 	const struct reg_image *image;
 

@@ -46,24 +46,24 @@ struct reg_image {
 	size_t size;
 };
 
-struct registry {
+struct reg {
 	STAILQ_HEAD(, reg_blob) blobs, manifests;
 	STAILQ_HEAD(, reg_image) images;
 };
 
-struct registry *registry_new(void);
-void registry_free(struct registry *reg);
+struct reg *registry_new(void);
+void registry_free(struct reg *reg);
 
 /* Publish a copy of those bytes as an image. */
-struct reg_image *registry_image(struct registry *reg, const char *repo,
+struct reg_image *registry_image(struct reg *reg, const char *repo,
     const char *tag, const void *bytes, size_t len, unsigned flags);
 
 /* NULL: there is none.  reference: a tag, or sha256:HEX. */
-const struct reg_blob *registry_manifest(const struct registry *reg,
+const struct reg_blob *registry_manifest(const struct reg *reg,
     const char *repo, const char *reference);
-const struct reg_blob *registry_blob(const struct registry *reg,
+const struct reg_blob *registry_blob(const struct reg *reg,
     const char *digest);
-const struct reg_image *registry_by_manifest(const struct registry *reg,
+const struct reg_image *registry_by_manifest(const struct reg *reg,
     const struct digest *manifest);
 
 /* Bytes that are nowhere else: each seed's are others, of any 4 KiB too. */

@@ -33,10 +33,10 @@ static const struct {
 	[LAZY2] = { "os/lazy2", 700 * KIB, IMAGE_INDEXED },
 };
 
-struct registry *
+struct reg *
 walk_registry(struct walk_image images[WALK_IMAGES])
 {
-	struct registry *reg = registry_new();
+	struct reg *reg = registry_new();
 	uint8_t *bytes[WALK_IMAGES];
 
 	for (unsigned i = 0; i < WALK_IMAGES; i++) {

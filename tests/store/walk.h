@@ -39,7 +39,7 @@ struct walk {
 };
 
 /* The images, always the same ones. */
-struct registry *walk_registry(struct walk_image images[WALK_IMAGES]);
+struct reg *walk_registry(struct walk_image images[WALK_IMAGES]);
 /* So many steps of a running cached; it runs at the end, too. */
 void walk(struct walk *w, unsigned steps);
 

@@ -66,7 +66,7 @@ struct victim {
 	bool harmed;		/* its file of that kind */
 };
 
-static struct registry *reg;
+static struct reg *reg;
 static struct victim victims[VICTIMS];
 static struct host *h;
 static enum kind kind;

@@ -54,7 +54,7 @@ failed(const char *why)
 static void
 test_everything_at_once_and_kills(void **state)
 {
-	struct registry *reg = mix_registry();
+	struct reg *reg = mix_registry();
 	const char *program = getenv("MIX_CACHED");
 
 	(void)state;

@@ -563,7 +563,7 @@ end_readers(void)
 static void
 test_everything_at_once_in_threads(void **state)
 {
-	struct registry *reg = mix_registry();
+	struct reg *reg = mix_registry();
 
 	(void)state;
 	mix = (struct mix){ .seed = number("SEED", (uint64_t)time(NULL)),

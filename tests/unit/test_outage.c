@@ -167,9 +167,7 @@ test_reads_get_eio_where_that_was_asked_for(void **state)
 static unsigned
 times_of_kind(struct host *h, const char *kind)
 {
-	struct words w = { h, kind, "", 0 };
-
-	return times_noticed(&w);
+	return times_noticed(h, kind, "");
 }
 
 /* The second attempt mends each: nobody needs to know.  One event may be: this
@@ -177,7 +175,7 @@ times_of_kind(struct host *h, const char *kind)
 static void
 test_what_the_next_attempt_mends_is_no_event(void **state)
 {
-	struct host *h = start();
+	struct host *h = start_recorded(CONF);
 	struct host_device *dev = attach(h, large, 0);
 	unsigned stalled;
 

@@ -64,7 +64,7 @@
 enum { BLOB, CHUNKS, SHARES, SMALL, LAZY, LAZY2, SPARE, N_IMAGES };
 #define ALL_IMAGES ((UINT64_C(1) << N_IMAGES) - 1)
 
-static struct registry *reg;
+static struct reg *reg;
 static struct reg_image *images[N_IMAGES];
 /* As what each is opened, before and after a cut. */
 static const uint32_t rungs[N_IMAGES] = { CTL_RUNG(COMPLETE), CTL_RUNG(CHUNK),

@@ -142,7 +142,7 @@ static void
 test_reads_go_on_while_another_image_is_absent(void **state)
 {
 	struct host *h = start_recorded(CONF);
-	struct host_device *bad = attach(h, base->name),
+	struct host_device *bad = attach_chunks(h, base, false),
 	    *good = attach(h, large->name);
 	struct host_read *bads[8], *goods[8];
 
@@ -182,7 +182,7 @@ pull_is_denied(const char *conf)
 	struct host_answer a;
 
 	h->net.mirror_absent = true;
-	dev = attach(h, base->name);
+	dev = attach_chunks(h, base, false);
 	assert_int_equal(host_read(dev, 0, 64 * KIB), 0);
 	h->net.state = NET_DENIED;
 	a = answered_in_minutes(h, pull(h, base->exact));
@@ -212,8 +212,8 @@ is_denied(void *arg)
 static void
 test_a_registry_that_denies_does_so_while_a_mirror_serves(void **state)
 {
-	struct host *h = start(MIRRORED);
-	struct host_device *dev = attach(h, base->name);
+	struct host *h = start_recorded(MIRRORED);
+	struct host_device *dev = attach_chunks(h, base, false);
 	struct host_read *r;
 
 	(void)state;
@@ -244,7 +244,7 @@ test_an_index_of_another_size_at_a_mirror_is_asked_for_elsewhere(void **state)
 
 	(void)state;
 	h->net.mirror_less = 4;
-	dev = attach(h, base->name);
+	dev = attach_chunks(h, base, false);
 	assert_true(h->counts.of_mirror > 0);
 	assert_int_equal(host_read(dev, 0, 64 * KIB), 0);
 	host_free(h);
@@ -255,7 +255,7 @@ static void
 test_reads_end_after_their_layout_moved_to_another_registry(void **state)
 {
 	struct host *h = start_recorded(MIRRORED);
-	struct host_device *first = attach(h, base->name), *second;
+	struct host_device *first = attach_chunks(h, base, false), *second;
 	char name[256];
 
 	(void)state;
@@ -280,14 +280,14 @@ is_lied_to(void *arg)
 static void
 test_what_is_known_of_sources_is_told(void **state)
 {
-	struct host *h = start(MIRRORED);
+	struct host *h = start_recorded(MIRRORED);
 	struct host_device *dev;
 	struct host_answer a = host_sources(h);
 	struct host_read *r;
 
 	(void)state;
 	assert_int_equal(a.n_rows, 0);	/* nobody asked for anything */
-	dev = attach(h, base->name);
+	dev = attach_chunks(h, base, false);
 	assert_int_equal(host_read(dev, 0, 64 * KIB), 0);
 	a = host_sources(h);
 	assert_int_equal(a.n_rows, 2);
@@ -342,7 +342,7 @@ static void
 test_a_mute_mirror_costs_one_read(void **state)
 {
 	struct host *h = start_recorded(MIRRORED);
-	struct host_device *dev = attach(h, base->name);
+	struct host_device *dev = attach_chunks(h, base, false);
 	struct host_read *r;
 	unsigned asked;
 
@@ -365,7 +365,7 @@ static void
 test_a_mute_mirror_is_noticed_though_nobody_waits_for_it(void **state)
 {
 	struct host *h = start_recorded(MIRRORED);
-	struct host_device *dev = attach(h, base->name);
+	struct host_device *dev = attach_chunks(h, base, false);
 	unsigned asked = h->counts.of_mirror, cancels = h->counts.cancels;
 
 	(void)state;

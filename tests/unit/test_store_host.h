@@ -41,7 +41,7 @@
 
 /* ---- the registry ---- */
 
-static struct registry *reg;
+static struct reg *reg;
 
 /* cached is gone, and its end printed; the other cases go on. */
 static inline void
