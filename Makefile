@@ -58,7 +58,8 @@ CACHED := cached/main.c cached/open.c cached/find.c cached/image.c \
 	cached/work.c cached/status.c cached/store.c cached/disk.c $(CACHED_OS)
 DEVD := devd/main.c devd/parent.c devd/parent_device.c devd/places.c \
 	devd/spawn.c devd/control.c \
-	devd/op.c devd/attach.c devd/store.c devd/device.c devd/answer.c devd/doctor.c \
+	devd/op.c devd/attach.c devd/store.c devd/device.c devd/answer.c \
+	devd/doctor.c devd/metrics.c \
 	devd/names.c devd/attachments.c devd/login.c devd/credentials.c
 DEVD_IO := devd/io_main.c devd/io_core.c devd/io_want.c devd/nbd.c \
 	devd/nbd_handshake.c devd/nbd_reply.c devd/nbd_proto.c $(IO_OS)

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * What there is: ls, status, images, map, health (and what doctor.c makes of
- * it).  Numbers of layouts come
- * from cached, those of reads from each device's statistics page.  A query
- * collects cached's answers, and is answered without them when cached is away
- * or slow: an answer with old numbers beats none.
+ * What there is: ls, status, images, map, health (and what doctor.c and
+ * metrics.c make of it).  Numbers of layouts come from cached, those of reads
+ * from each device's statistics page.  A query collects cached's answers, and
+ * is answered without them when cached is away or slow: an answer with old
+ * numbers beats none.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,7 +21,7 @@
 #define CONSUMERS_SHOWN	32	/* of one device */
 
 enum query_kind { QUERY_LIST, QUERY_STATUS, QUERY_HEALTH, QUERY_IMAGES,
-    QUERY_MAP, QUERY_DOCTOR };
+    QUERY_MAP, QUERY_DOCTOR, QUERY_METRICS };
 
 struct row {
 	CTL(ImagesReply__Row) row;
@@ -40,7 +40,7 @@ struct query {
 	struct event *slow;
 	struct row *rows;
 	size_t n_rows;
-	struct sources_told *sources;	/* of QUERY_DOCTOR */
+	struct sources_told *sources;	/* of QUERY_DOCTOR, QUERY_METRICS */
 };
 
 static TAILQ_HEAD(, query) queries = TAILQ_HEAD_INITIALIZER(queries);
@@ -311,6 +311,10 @@ query_answer(struct query *q)
 		doctor_answer(q->client, q->request, q->sources,
 		    q->pending == 0 && cached_link);
 		break;
+	case QUERY_METRICS:
+		metrics_answer(q->client, q->request, q->sources,
+		    q->pending == 0 && cached_link);
+		break;
 	case QUERY_IMAGES:
 		answer_images(q);
 		break;
@@ -431,13 +435,13 @@ on_health(void *owner, struct ipc_link *link, struct ipc_message *msg)
 		ask_layouts(q, NULL);
 }
 
-void
-on_doctor(void *owner, struct ipc_link *link, struct ipc_message *msg)
+/* Of all layouts, and of the registries. */
+static void
+ask_all(struct client *c, uint64_t request, enum query_kind kind)
 {
-	struct query *q = query_new(QUERY_DOCTOR, owner, msg->id, "");
+	struct query *q = query_new(kind, c, request, "");
 	Suite__ListSources m = SUITE__LIST_SOURCES__INIT;
 
-	(void)link;
 	if (!q)
 		return;
 	q->sources = calloc(1, sizeof(*q->sources));
@@ -446,6 +450,20 @@ on_doctor(void *owner, struct ipc_link *link, struct ipc_message *msg)
 	if (cached_link)
 		ask(q, SUITE_BODY(LIST_SOURCES), &m);
 	ask_layouts(q, NULL);
+}
+
+void
+on_doctor(void *owner, struct ipc_link *link, struct ipc_message *msg)
+{
+	(void)link;
+	ask_all(owner, msg->id, QUERY_DOCTOR);
+}
+
+void
+on_metrics(void *owner, struct ipc_link *link, struct ipc_message *msg)
+{
+	(void)link;
+	ask_all(owner, msg->id, QUERY_METRICS);
 }
 
 void
@@ -640,7 +658,7 @@ on_source_row(void *owner, struct ipc_link *link, struct ipc_message *msg)
 
 	(void)owner;
 	(void)link;
-	if (!q || q->kind != QUERY_DOCTOR)
+	if (!q || !q->sources)
 		return;
 	if (!m->last)
 		source_add(q->sources, m);

@@ -61,6 +61,7 @@ static const struct ipc_rule client_rules[] = {
 	{ CTL_BODY(MAP), "map", PEER_CLIENT, PHASE_RUN, false, false, on_map },
 	{ CTL_BODY(HEALTH), "health", PEER_CLIENT, PHASE_RUN, false, false, on_health },
 	{ CTL_BODY(DOCTOR), "doctor", PEER_CLIENT, PHASE_RUN, false, false, on_doctor },
+	{ CTL_BODY(METRICS), "metrics", PEER_CLIENT, PHASE_RUN, false, false, on_metrics },
 	{ CTL_BODY(VERSION), "version", PEER_CLIENT, PHASE_RUN, false, false, on_version },
 };
 static const struct ipc_table client_table = {

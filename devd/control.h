@@ -10,6 +10,7 @@
  *	device.c	devices, their names and consumers, written down
  *	answer.c	what there is: ls, status, images, map, health
  *	doctor.c	what is wrong, and what would help
+ *	metrics.c	the same numbers, for Prometheus
  */
 #ifndef DEVD_CONTROL_H
 #define DEVD_CONTROL_H
@@ -223,7 +224,8 @@ void logins_client_gone(const struct client *c);
 
 /* ---- answer.c ---- */
 
-ipc_handler on_list, on_status, on_images, on_map, on_health, on_doctor;
+ipc_handler on_list, on_status, on_images, on_map, on_health, on_doctor,
+    on_metrics;
 ipc_handler on_layout, on_image_row, on_cells, on_source_row;
 /* Is it failed, or stalled?  text: a sentence that says so. */
 bool device_ill(const struct device *d, char *text, size_t size);
@@ -250,6 +252,12 @@ struct sources_told {
 /* The rows; each device's layout, and the sources, were just asked for.
  * answered: cached told all of that. */
 void doctor_answer(struct client *c, uint64_t request,
+    const struct sources_told *sources, bool answered);
+
+/* ---- metrics.c ---- */
+
+/* The same. */
+void metrics_answer(struct client *c, uint64_t request,
     const struct sources_told *sources, bool answered);
 
 #endif

@@ -121,6 +121,9 @@ grep -q '^degraded: device .* reads wait' "$T/health" ||
 assert_json '.stalled_reads > 0 and .stalled_since > 0 and
 	(.last_error | length > 0)' ctl status one --json
 doctor_says WARN 'device one' 'reads wait'
+ctl metrics >"$T/metrics"
+grep -Eq '^shedstream_device_stalled_reads{device="one"} [1-9]' "$T/metrics" ||
+	fail "metrics know no outage: $(<"$T/metrics")"
 ctl doctor >/dev/null || fail "doctor says FAIL of an outage"
 read_many "$two" "$T/two.erofs" 0 4 >"$T/r0" & ends_with 0 $! "of what is here"
 read_many "$two" "$T/two.erofs" 12 1 >"$T/r0" & ends_with 5 $! "the next read"

@@ -408,6 +408,80 @@ test_doctor_knows_registries_and_mirrors(void **state)
 	close(u.fd);
 }
 
+/* Does a line of it begin so, and end so? */
+static bool
+has_line(const CTL(Frame) *f, const char *name, const char *value)
+{
+	_cleanup_free_ char *text = strdup(f->metrics_reply->text);
+	char *save, *line;
+
+	assert_non_null(text);
+	for (line = strtok_r(text, "\n", &save); line;
+	    line = strtok_r(NULL, "\n", &save)) {
+		char *at = strrchr(line, ' ');
+
+		if (line[0] != '#' && strcmp(at + 1, value) == 0 &&
+		    strncmp(line, name, strlen(name)) == 0 &&
+		    line + strlen(name) == at)
+			return true;
+	}
+	return false;
+}
+
+#define METRIC(name, value)						\
+	if (!has_line(f, "shedstream_" name, value))			\
+		fail_msg("no " name " " value " in %s",			\
+		    f->metrics_reply->text)
+
+static void
+test_metrics_tell_of_outages_and_sources(void **state)
+{
+	struct host *h = *state;
+	struct user u = user_new(h, "shed");
+	Suite__SourceRow rows[2];
+	CTL(Metrics) m = CTL_INIT(METRICS);
+
+	attached_with(h, &u, &chunks, 0, 0);
+	for (int i = 0; i < 2; i++) {
+		suite__source_row__init(&rows[i]);
+		rows[i].host = (char *)"reg.example";
+		rows[i].asked = true;
+		rows[i].up = i == 1;
+		rows[i].rtt_us = 1234;
+		rows[i].demand = 100;
+		rows[i].hedges = 3;
+	}
+	rows[0].mirror = (char *)"http://a \"b\\";
+	rows[0].wrong = 7;
+	user_ask(&u, CTL_BODY(METRICS), &m);
+	tells_sources(h, rows, 2, 0);
+	tells(h, 4, 1700000000, false);
+	_cleanup_answer_ CTL(Frame) *f = user_hear(&u,
+	    CTL_BODY(METRICS_REPLY));
+	assert_false(f->metrics_reply->more);
+	METRIC("up", "1");
+	METRIC("device_stalled_reads{device=\"fa2c8cc4f281\"}", "4");
+	METRIC("device_stalled_since_timestamp_seconds{device=\"fa2c8cc4f281\"}",
+	    "1700000000");
+	METRIC("device_failed{device=\"fa2c8cc4f281\"}", "0");
+	METRIC("source_up{registry=\"reg.example\",mirror=\"\"}", "1");
+	METRIC("source_up{registry=\"reg.example\","
+	    "mirror=\"http://a \\\"b\\\\\"}", "0");
+	METRIC("source_wrong_chunks_total{registry=\"reg.example\","
+	    "mirror=\"http://a \\\"b\\\\\"}", "7");
+	METRIC("source_round_trip_seconds{registry=\"reg.example\","
+	    "mirror=\"\"}", "0.001234");
+	METRIC("registry_hedges_total{registry=\"reg.example\"}", "3");
+	/* without cached what was last known, and that it is so */
+	host_unlink(h);
+	user_ask(&u, CTL_BODY(METRICS), &m);
+	shedstream__control__v1__frame__free_unpacked(f, NULL);
+	f = user_hear(&u, CTL_BODY(METRICS_REPLY));
+	METRIC("up", "0");
+	METRIC("device_stalled_reads{device=\"fa2c8cc4f281\"}", "4");
+	close(u.fd);
+}
+
 static void
 test_doctor_knows_what_is_configured_and_not_more_than_fits(void **state)
 {
@@ -490,6 +564,7 @@ main(void)
 		T(test_doctor_names_devices_that_are_not),
 		T(test_doctor_tells_the_policy),
 		T(test_doctor_knows_registries_and_mirrors),
+		T(test_metrics_tell_of_outages_and_sources),
 		T(test_doctor_knows_what_is_configured_and_not_more_than_fits),
 	};
 
