@@ -22,11 +22,10 @@
 #include "base/own.h"
 #include "cached/fetch.h"
 
-#define DEMAND_TRANSFERS 32	/* at once, of all registries */
-#define LOWER_RANGES	6	/* that make up a window */
+#define DEMAND_TRANSFERS 32	/* at once, of all registries; */
+#define DEMAND_LEAST	4	/* but so many of each, however slow others are */
 #define DEMAND_RUN	(4 * 1024 * 1024) /* bytes of one request: a largest read */
 #define GAP		(64 * 1024)	/* asked for too, between two that are wanted */
-#define HEDGE_AGAIN_MS	1000	/* the budget was empty */
 #define HEDGE_LOWER	2	/* times later: it may stand behind its like */
 
 static TAILQ_HEAD(, layout) turns = TAILQ_HEAD_INITIALIZER(turns);
@@ -147,7 +146,10 @@ fetch_source(const char *host, bool checked, const uint64_t *skip_until)
 bool
 fetch_is_alone(const struct layout *l, const struct source *s)
 {
-	struct source_ask ask = ask_for(l->indexed, l->skip_until, s);
+	/* it may have moved to another registry since */
+	bool moved = strcmp(s->registry->host, l->host) != 0;
+	struct source_ask ask = ask_for(l->indexed, moved ? NULL :
+	    l->skip_until, s);
 	uint64_t again;
 	const struct source *other = source_choose(s->registry, &ask, &again);
 
@@ -233,6 +235,14 @@ fetch_charge(enum fetch_class class, uint64_t bytes)
 		bucket_take(&background_bytes, bytes);
 }
 
+void
+fetch_refund(enum fetch_class class, uint64_t bytes)
+{
+	bucket_give(&all_bytes, bytes);
+	if (class == FETCH_BACKGROUND)
+		bucket_give(&background_bytes, bytes);
+}
+
 /* May bytes of this class be asked for, as far as limits of rate say? */
 static bool
 rate_allows(enum fetch_class class)
@@ -246,21 +256,6 @@ rate_allows(enum fetch_class class)
 	if (wait > 0)
 		fetch_look_again(now + wait);
 	return wait == 0;
-}
-
-uint64_t
-fetch_lower_room(const struct source *s, enum fetch_class class,
-    uint32_t chunk_length)
-{
-	uint64_t window = source_window(s), range = window / LOWER_RANGES;
-
-	/* A reader who is next in turn is worth a deeper queue. */
-	if (class == FETCH_AHEAD)
-		window += window / 4;
-	if (range < chunk_length)
-		range = chunk_length;
-	return s->outstanding == 0 || s->outstanding + range <= window ?
-	    range : 0;
 }
 
 /* ---- demand ---- */
@@ -278,6 +273,14 @@ first_ready(const struct layout *l)
 	return NULL;
 }
 
+static bool
+has_slot(const struct registry *r)
+{
+	return r->in_flight < r->max_requests &&
+	    (transfer_demand() < DEMAND_TRANSFERS ||
+	    r->in_flight < DEMAND_LEAST);
+}
+
 /* Of the layout with demand that can be asked for, which was served longest
  * ago: one with many reads does not hold up another one. */
 static struct fill *
@@ -292,7 +295,7 @@ next_demand(struct source **from)
 		if (TAILQ_EMPTY(&l->queues[FETCH_DEMAND]))
 			continue;
 		r = registry_get(l->host);
-		f = r->in_flight < r->max_requests ? first_ready(l) : NULL;
+		f = has_slot(r) ? first_ready(l) : NULL;
 		*from = f ? choose(l, NULL) : NULL;
 		if (*from)
 			return f;
@@ -308,15 +311,14 @@ start_demand(void)
 	struct transfer *t;
 	struct fill *f;
 
-	if (transfer_demand() >= DEMAND_TRANSFERS ||
-	    !rate_allows(FETCH_DEMAND))
+	if (!rate_allows(FETCH_DEMAND))
 		return false;
 	f = next_demand(&s);
 	if (!f)
 		return false;
 	t = transfer_new(f->layout, s, f->chunk, FETCH_DEMAND);
 	t->fresh = f->distrust > 0;
-	while (add_queued(t, DEMAND_RUN))
+	while (add_queued(t, source_up(s) ? DEMAND_RUN : 0))
 		;
 	registry_asked(s->registry, conf->hedge_percent);
 	transfer_send(t);
@@ -420,7 +422,10 @@ start_lower(struct layout *l, uint32_t first, enum fetch_class class)
 
 	if (!s || !rate_allows(class))
 		return false;
-	most = fetch_lower_room(s, class, stored_at(l, first).length);
+	most = stored_at(l, first).length;
+	if (source_up(s))	/* else one chunk finds out */
+		most = source_room(s, class == FETCH_AHEAD, (uint32_t)most,
+		    now_ms());
 	if (most == 0)
 		return false;
 	t = transfer_new(l, s, first, class);
@@ -450,6 +455,11 @@ start_plain(struct layout *l)
 
 	if (!s || !rate_allows(FETCH_BACKGROUND))
 		return false;
+	if (!source_up(s)) {	/* hours are no way to find out */
+		if (!s->probing)
+			transfer_probe(l, s);
+		return false;
+	}
 	t = transfer_new(l, s, 0, FETCH_BACKGROUND);
 	t->plain = l->plain_sent = true;
 	t->count = l->n_chunks;

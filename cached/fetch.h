@@ -9,6 +9,7 @@
 #include "cached/cached.h"
 
 #define RUN_CHUNKS	1024	/* of one request */
+#define HEDGE_AGAIN_MS	1000	/* a hedge failed, or the budget was empty */
 
 /* One Range request, for chunks that lie behind each other in a blob. */
 struct transfer {
@@ -25,6 +26,8 @@ struct transfer {
 	uint64_t hedge_at;	/* monotonic ms; 0: as the source says */
 	bool plain, full;	/* full: the window was, when it was sent */
 	bool fresh;		/* by a connection that gave no wrong bytes */
+	bool alone;		/* see source_latency() */
+	bool trying;		/* its source was down when it was made */
 	bool hedge, cancelled;
 };
 TAILQ_HEAD(transfers, transfer);
@@ -63,13 +66,11 @@ void transfer_pause_if_full(void);
 void fetch_look_again(uint64_t when);
 /* Would nobody else serve this layout now? */
 bool fetch_is_alone(const struct layout *l, const struct source *s);
-/* How much may classes below demand ask for at once; 0: nothing now. */
-uint64_t fetch_lower_room(const struct source *s, enum fetch_class class,
-    uint32_t chunk_length);
 /* It was served just now: others come first. */
 void fetch_turn(struct layout *l);
 /* So many bytes are asked for: limits of rate. */
 void fetch_charge(enum fetch_class class, uint64_t bytes);
+void fetch_refund(enum fetch_class class, uint64_t bytes); /* did not come */
 /* Look after the sources of what is read. */
 void fetch_probe(const struct layout *l);
 

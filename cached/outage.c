@@ -154,8 +154,10 @@ outage_look(struct layout *l, bool late)
 		return;
 	if (l->waiting > 0)
 		o->waited = now;
-	if (l->failed || TAILQ_EMPTY(&l->devices))
-		l->stalled = false;	/* told otherwise, or nobody's */
+	if (l->failed)
+		l->stalled = false;	/* told otherwise */
+	else if (TAILQ_EMPTY(&l->devices))
+		end(l, "is not read any more");
 	else if (o->answered && !late)
 		end(l, "answers again");
 	else if (after(o->waited, TIME_ALARM_MS, now))

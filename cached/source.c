@@ -38,6 +38,7 @@
 /* What is measured counts for one to two of these. */
 #define EPOCH_RTT_MS		10000
 #define EPOCH_RATE_MS		2000
+#define LOWER_RANGES		6	/* that make up a window */
 #define WINDOW_FIRST		(256 * 1024)	/* bytes, before anything is known */
 #define WINDOW_MAX		(16 * 1024 * 1024)
 #define HOPS_US			2000	/* that our own processes may take */
@@ -306,7 +307,7 @@ source_choose(struct registry *r, const struct source_ask *ask,
 			*again = at < *again ? at : *again;
 		else if (source_up(s) && (!best || too_slow(best, s)))
 			best = s;
-		else if (!source_up(s) && s->in_flight == 0 && !due)
+		else if (!source_up(s) && s->trying == 0 && !due)
 			due = s;
 	}
 	return best ? best : due;
@@ -334,7 +335,7 @@ source_probe(struct registry *r, uint64_t now)
 		struct source *s = &r->sources[i];
 
 		any_up |= source_up(s);
-		if (!due && s->in_flight == 0 && !s->probing &&
+		if (!due && s->trying == 0 && !s->probing &&
 		    (source_up(s) ? passed_over(s) && now - s->asked >
 		    SLOW_PROBE_MS : now >= s->next_try))
 			due = s;
@@ -404,6 +405,21 @@ source_window(const struct source *s)
 	return window < WINDOW_MAX ? window : WINDOW_MAX;
 }
 
+uint64_t
+source_room(const struct source *s, bool ahead, uint32_t first, uint64_t now)
+{
+	uint64_t window = source_window(s), range = window / LOWER_RANGES;
+
+	if (ahead)
+		window += window / 4;	/* worth a deeper queue */
+	if (range < first)
+		range = first;
+	if (s->outstanding == 0)
+		return range;
+	return now - s->alone_at <= EPOCH_RTT_MS &&
+	    s->outstanding + range <= window ? range : 0;
+}
+
 /* ---- hedges ---- */
 
 static int
@@ -431,14 +447,16 @@ hedge_delay(const struct source *s)
 }
 
 void
-source_latency(struct source *s, uint64_t us, bool demand, uint64_t now)
+source_latency(struct source *s, uint64_t us, bool demand, bool alone,
+    uint64_t now)
 {
-	if (now - s->least_epoch > EPOCH_RTT_MS) {
+	if (alone && now - s->least_epoch > EPOCH_RTT_MS) {
 		s->old_least_us = s->least_us;
 		s->least_us = 0;
 		s->least_epoch = now;
 	}
-	s->least_us = least_of(s->least_us, us);
+	if (alone)
+		s->least_us = least_of(s->least_us, us);
 	if (!demand)
 		return;
 	s->latency[s->n_latency++ % LATENCIES] = (uint32_t)(us < UINT32_MAX ?
@@ -492,4 +510,10 @@ void
 bucket_take(struct bucket *b, uint64_t bytes)
 {
 	b->bytes -= (double)bytes;
+}
+
+void
+bucket_give(struct bucket *b, uint64_t bytes)
+{
+	b->bytes += (double)bytes;
 }

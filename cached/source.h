@@ -38,6 +38,7 @@ struct source {
 	uint64_t probing;	/* id of a Stat that asks whether it is back */
 	uint64_t asked;		/* monotonic ms: its last answer */
 	unsigned in_flight;	/* transfers, of all classes */
+	unsigned trying;	/* of these, sent while it was down */
 
 	/* the path to it, see source_window() */
 	uint64_t rtt_us;	/* smoothed */
@@ -49,6 +50,7 @@ struct source {
 	unsigned rounds;
 	uint64_t delivered;	/* bytes, in all */
 	uint64_t outstanding;	/* bytes of lower classes, asked for */
+	uint64_t alone_at;	/* monotonic ms: one was asked for alone */
 
 	uint32_t latency[LATENCIES];	/* us, of demand: to a first chunk */
 	size_t n_latency;
@@ -108,9 +110,17 @@ void source_delivered(struct source *s, uint64_t since, uint64_t us,
  * take where that is more. */
 uint64_t source_window(const struct source *s);
 uint64_t source_rate(const struct source *s);	/* bytes a second; 0: unknown */
-/* A first chunk took so long; one of demand that takes longer than the second
+/* So many bytes may classes below demand ask for now, of those that a reader
+ * waits for next (ahead) or nobody does; 0: none.  The first chunk has that
+ * length.  Now and then it lets all come that is under way: how long the path
+ * takes can't be seen behind what we have queued ourselves. */
+uint64_t source_room(const struct source *s, bool ahead, uint32_t first,
+    uint64_t now);
+/* A first chunk took so long; alone: nothing of ours could stand before it, so
+ * that this is the path.  One of demand that takes longer than the second
  * number is worth a second request. */
-void source_latency(struct source *s, uint64_t us, bool demand, uint64_t now);
+void source_latency(struct source *s, uint64_t us, bool demand, bool alone,
+    uint64_t now);
 uint64_t source_hedge_us(const struct source *s);
 /* A demand request is sent, of which so many in a hundred may be sent twice;
  * may one be now? */
@@ -124,5 +134,6 @@ struct bucket {
 };
 uint64_t bucket_wait_ms(struct bucket *b, uint64_t rate, uint64_t now);
 void bucket_take(struct bucket *b, uint64_t bytes);
+void bucket_give(struct bucket *b, uint64_t bytes);	/* they did not come */
 
 #endif

@@ -25,7 +25,7 @@
 #define CANCEL_LEAST	(128 * 1024)	/* less is let come: a cancelled request
 					 * costs a connection */
 #define SKIP_MS		60000	/* a mirror has no such blob, or no ranges yet */
-#define SILENT_US	1000000	/* without a byte: no answer, if it is cancelled */
+#define SILENT_US	4000000	/* without a chunk: no answer, if it is cancelled */
 
 struct transfers transfers = TAILQ_HEAD_INITIALIZER(transfers);
 static unsigned n_demand;
@@ -140,6 +140,8 @@ transfer_new(struct layout *l, struct source *s, uint32_t first,
 	l->refs++;
 	source_hold(s);
 	s->in_flight++;
+	t->trying = !source_up(s);
+	s->trying += t->trying;
 	if (class == FETCH_DEMAND) {
 		n_demand++;
 		s->registry->in_flight++;
@@ -155,6 +157,9 @@ transfer_free(struct transfer *t)
 	struct source *s = t->source;
 
 	s->in_flight--;
+	s->trying -= t->trying;
+	if (!t->plain)
+		fetch_refund(t->class, t->length - t->got);
 	if (t->class == FETCH_DEMAND) {
 		n_demand--;
 		s->registry->in_flight--;
@@ -162,8 +167,10 @@ transfer_free(struct transfer *t)
 		s->outstanding -= t->length - t->got;
 	if (t->plain)
 		l->plain_sent = false;
-	if (t->twin)
-		t->twin->twin = NULL;
+	if (t->twin) {
+		t->twin->twin = NULL;	/* not at once another hedge */
+		t->twin->hedge_at = now_ms() + HEDGE_AGAIN_MS;
+	}
 	TAILQ_REMOVE(&transfers, t, entry);
 	free(t);
 	source_drop(s);
@@ -182,6 +189,30 @@ void
 transfer_add(struct transfer *t)
 {
 	t->length += stored_at(t->layout, t->first + t->count++).length;
+}
+
+/* In the books of its source, and of the limits.  (A registry that can do no
+ * ranges is not held to them: it can't be asked for less.) */
+static void
+send_noted(struct transfer *t)
+{
+	struct source *s = t->source;
+
+	t->sent = t->moved = now_us();
+	t->delivered = s->delivered;
+	if (t->plain)
+		return;
+	fetch_charge(t->class, t->length);
+	if (t->class == FETCH_DEMAND) {
+		t->alone = s->in_flight == 1;
+		return;
+	}
+	t->alone = s->outstanding == 0;
+	if (t->alone)
+		s->alone_at = t->sent / 1000;
+	s->outstanding += t->length;
+	t->full = source_room(s, t->class == FETCH_AHEAD, 0,
+	    t->sent / 1000) == 0;
 }
 
 void
@@ -213,13 +244,7 @@ transfer_send(struct transfer *t)
 		m.pieces = pieces;
 		m.n_pieces = t->count;
 	}
-	t->sent = t->moved = now_us();
-	t->delivered = t->source->delivered;
-	if (t->class != FETCH_DEMAND && !t->plain) {
-		t->source->outstanding += t->length;
-		t->full = fetch_lower_room(t->source, t->class, 0) == 0;
-	}
-	fetch_charge(t->class, m.length);
+	send_noted(t);
 	fetch_turn(l);
 	ipc_send(fetcherd_link, t->id, SUITE_BODY(FETCH), &m, NULL, 0, -1);
 }
@@ -318,7 +343,7 @@ is_silent(const struct transfer *t)
 	uint64_t us = now_us() - t->sent;
 
 	return t->class == FETCH_DEMAND && t->got == 0 && !paused &&
-	    us > SILENT_US && us > source_hedge_us(t->source);
+	    us > SILENT_US && us > 2 * source_hedge_us(t->source);
 }
 
 /* That it is cancelled does not make silence an answer. */
@@ -405,7 +430,9 @@ count_data(struct transfer *t, size_t len)
 
 	if (t->got == 0)
 		source_latency(t->source, now - t->sent,
-		    t->class == FETCH_DEMAND, now / 1000);
+		    t->class == FETCH_DEMAND, t->alone, now / 1000);
+	if (t->got == 0 && t->trying)
+		fetch_answered(t->source, 0);	/* it is back, by that */
 	if (t->class != FETCH_DEMAND && !t->plain)
 		t->source->outstanding -= len;
 	t->moved = now;
@@ -452,7 +479,7 @@ skip_source(struct transfer *t, const Suite__FetchDone *done)
 {
 	struct source *s = t->source;
 	struct layout *l = t->layout;
-	uint64_t wait;
+	uint64_t *until;
 
 	if (done->code != CTL_CODE(BLOB_ABSENT) &&
 	    done->code != CTL_CODE(AUTH_DENIED) &&
@@ -461,10 +488,12 @@ skip_source(struct transfer *t, const Suite__FetchDone *done)
 		return false;
 	if (strcmp(s->registry->host, l->host) != 0)
 		return true;	/* it has moved to another registry since */
-	wait = source_is_mirror(s) ? SKIP_MS :
-	    source_backoff_ms(++l->refusals);
-	l->skip_until[s - s->registry->sources] = now_ms() + wait;
-	fetch_look_again(now_ms() + wait);
+	until = &l->skip_until[s - s->registry->sources];
+	if (*until > now_ms())
+		return true;	/* that were under way then: one with it */
+	*until = now_ms() + (source_is_mirror(s) ? SKIP_MS :
+	    source_backoff_ms(++l->refusals));
+	fetch_look_again(*until);
 	log_info("%s for %s/%s: %s", source_name(s), l->host, l->repo,
 	    done->text);
 	return true;

@@ -215,7 +215,8 @@ sources_rows(struct rows *rows, const struct sources_told *told)
 
 	for (size_t i = 0; i < told->n; i++)
 		source_row(rows, &told->row[i].m);
-	for (size_t i = 0; i < conf->n_registries; i++) {
+	/* one that is left out may be configured */
+	for (size_t i = 0; told->left_out == 0 && i < conf->n_registries; i++) {
 		Suite__SourceRow m = SUITE__SOURCE_ROW__INIT;
 
 		m.host = conf->registries[i].host;

@@ -117,14 +117,14 @@ static const struct of_device of_device[] = {
 	    "here." }, ",kind=\"hot\"", reads_hot },
 	{ { "device_reads_total", "counter", "" }, ",kind=\"cold\"",
 	    reads_cold },
-	{ { "device_read_errors_total", "counter", "Reads that got EIO in an "
-	    "outage, as was asked for." }, "", reads_eio },
+	{ { "device_read_errors_total", "counter", "Reads of its image that "
+	    "got EIO in an outage, as was asked for." }, "", reads_eio },
 	{ { "device_served_bytes_total", "counter", "Bytes given to "
 	    "readers." }, "", bytes_served },
 	{ { "device_fetched_bytes_total", "counter", "Bytes from the "
-	    "network." }, "", bytes_fetched },
-	{ { "device_requests_total", "counter", "HTTP requests, those that "
-	    "failed and those that followed one." }, ",kind=\"sent\"",
+	    "network, of its image." }, "", bytes_fetched },
+	{ { "device_requests_total", "counter", "HTTP requests of its "
+	    "image; that failed; that followed such a one." }, ",kind=\"sent\"",
 	    requests_sent },
 	{ { "device_requests_total", "counter", "" }, ",kind=\"failed\"",
 	    requests_failed },

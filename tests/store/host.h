@@ -66,7 +66,9 @@ struct host_net {
 	const struct reg_image *harmed;	/* wrong in the registry for good, */
 	uint64_t harmed_at;	/* at this byte of its blob */
 	const struct reg_image *counted;	/* see counts.of_image */
-	const char *also;	/* another registry with all of it; NULL: none */
+	const char *also[2];	/* other registries with all of it; NULL: none */
+	bool also_held;		/* they take requests and say nothing */
+	bool plain_held;	/* so do requests for a whole blob */
 	bool mirror_absent;	/* mirrors have nothing */
 	bool only_mirrors;	/* the registry itself wants credentials */
 	bool mirror_held;	/* mirrors take requests and say nothing */

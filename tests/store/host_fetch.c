@@ -24,7 +24,7 @@ struct host_request {
 	char repo[64], what[160];	/* reference or digest */
 	uint64_t offset, length, size;
 	uint32_t unit;
-	bool plain, mirror;
+	bool plain, mirror, also;
 	uint32_t *pieces;
 	size_t n_pieces;
 };
@@ -291,15 +291,19 @@ answer(struct host_request *q)
 static bool
 is_held(const struct host_request *q)
 {
-	return q->host->net.state == NET_HELD ||
-	    (q->mirror && q->host->net.mirror_held);
+	const struct host_net *net = &q->host->net;
+
+	return net->state == NET_HELD || (q->mirror && net->mirror_held) ||
+	    (q->plain && net->plain_held) || (q->also && net->also_held);
 }
 
 static bool
-is_known(const struct host *h, const char *host)
+is_also(const struct host *h, const char *host)
 {
-	return strcmp(host, REGISTRY_HOST) == 0 ||
-	    (h->net.also && strcmp(host, h->net.also) == 0);
+	for (size_t i = 0; i < ARRAY_LEN(h->net.also); i++)
+		if (h->net.also[i] && strcmp(host, h->net.also[i]) == 0)
+			return true;
+	return false;
 }
 
 /* Now, later, or (held) when somebody looks again. */
@@ -331,7 +335,8 @@ request_new(struct host *h, const struct ipc_message *msg,
 	TAILQ_INSERT_TAIL(&h->held, q, entry);
 	if (h->net.state == NET_FORBIDDEN)
 		host_fail(h, "a request for %s, while none is needed", what);
-	if (!source || !is_known(h, source->host))
+	q->also = source && is_also(h, source->host);
+	if (!source || (!q->also && strcmp(source->host, REGISTRY_HOST) != 0))
 		host_fail(h, "a request to another host than " REGISTRY_HOST);
 	snprintf(q->repo, sizeof(q->repo), "%s", source->repo);
 	snprintf(q->what, sizeof(q->what), "%s", what);

@@ -72,14 +72,14 @@ outage(struct registry *r, uint64_t length)
 			clock_ms = again < end ? again : end;
 			continue;
 		}
-		s->in_flight++;
+		s->trying++;
 		/* while it is tried, nobody else may be sent there */
 		if (!source_up(s))
 			assert_ptr_not_equal(source_choose(r, &ask, &again),
 			    s);
 		attempts++;
 		clock_ms += 20;
-		s->in_flight--;
+		s->trying--;
 		source_failed(s, 0, clock_ms);
 	}
 	return attempts;
@@ -333,7 +333,7 @@ pump(struct source *s, uint64_t rtt_us, uint64_t rate, unsigned transfers)
 		us += takes;
 		clock_ms += us / 1000;
 		us %= 1000;
-		source_latency(s, rtt_us, false, clock_ms);
+		source_latency(s, rtt_us, false, true, clock_ms);
 		s->delivered += bytes;
 		source_delivered(s, s->delivered - bytes, takes, true,
 		    clock_ms);
@@ -373,6 +373,97 @@ test_the_window_follows_a_link_that_slows_down(void **state)
 	assert_in_range(pump(s, 20 * MS, 25000000, 400), 400000, 625000);
 }
 
+/* A link that lets bytes through one behind the other: what we have sent stands
+ * before what we send.  All of it is asked for by the rule of lower classes. */
+struct fifo {
+	struct source *s;
+	uint64_t delay_us, rate;
+	bool ahead;
+	uint64_t now, free;	/* us; when its last byte is through */
+	struct {
+		uint64_t at, sent, since, length;
+		bool alone, full;
+	} ranges[64];		/* under way, a ring */
+	unsigned first, n;
+};
+
+static void
+fifo_send(struct fifo *f, uint64_t length)
+{
+	struct source *s = f->s;
+	uint64_t begin = f->now + f->delay_us;
+	unsigned i = (f->first + f->n++) % 64;
+
+	assert_true(f->n <= 64);
+	f->free = (f->free > begin ? f->free : begin) + length * 1000000 /
+	    f->rate;
+	f->ranges[i].at = f->free;
+	f->ranges[i].sent = f->now;
+	f->ranges[i].since = s->delivered;
+	f->ranges[i].length = length;
+	f->ranges[i].alone = s->outstanding == 0;
+	if (f->ranges[i].alone)
+		s->alone_at = f->now / 1000;
+	s->outstanding += length;
+	f->ranges[i].full = source_room(s, f->ahead, 0, f->now / 1000) == 0;
+}
+
+/* A chunk in each range is what its first one is seen by. */
+static void
+fifo_receive(struct fifo *f)
+{
+	struct source *s = f->s;
+	unsigned i = f->first++ % 64;
+	uint64_t us;
+
+	f->n--;
+	f->now = f->ranges[i].at;
+	us = f->now - f->ranges[i].sent;
+	source_latency(s, us, false, f->ranges[i].alone, f->now / 1000);
+	s->outstanding -= f->ranges[i].length;
+	s->delivered += f->ranges[i].length;
+	source_delivered(s, f->ranges[i].since, us, f->ranges[i].full,
+	    f->now / 1000);
+}
+
+static void
+link_for_long(uint64_t delay_us, uint64_t rate, bool ahead)
+{
+	struct fifo f = { .delay_us = delay_us, .rate = rate, .ahead = ahead,
+		.now = clock_ms * 1000 };
+	uint64_t begin, before = 0, most = 0, fits = rate * delay_us / 1000000,
+	    room;
+
+	f.s = choose(registry(""), true);
+	begin = f.now;
+	while (f.now < begin + 600 * SECOND * 1000) {
+		while ((room = source_room(f.s, ahead, 64 * 1024,
+		    f.now / 1000)) > 0)
+			fifo_send(&f, room);
+		fifo_receive(&f);
+		if (f.now < begin + 30 * SECOND * 1000)
+			before = f.s->delivered;	/* it has settled then */
+		else if (f.s->outstanding > most)
+			most = f.s->outstanding;
+	}
+	clock_ms = f.now / 1000;
+	printf("# %ju KiB fit: at most %ju KiB under way, %ju%% of the rate\n",
+	    (uintmax_t)fits / 1024, (uintmax_t)most / 1024,
+	    (uintmax_t)((f.s->delivered - before) * 100 / (570 * rate)));
+	assert_in_range(most, fits / 2, 3 * fits + 256 * 1024);
+	assert_true(f.s->delivered - before > 570 * rate * 9 / 10);
+}
+
+static void
+test_the_window_does_not_grow_by_its_own_queue(void **state)
+{
+	(void)state;
+	link_for_long(20 * MS, 6250 * 1000, false);
+	link_for_long(20 * MS, 6250 * 1000, true);
+	link_for_long(20 * MS, 25 * 1000 * 1000, true);
+	link_for_long(100 * MS, 25 * 1000 * 1000, true);
+}
+
 /* ---- hedges ---- */
 
 static void
@@ -396,7 +487,7 @@ test_hedges_within_their_budget(void **state)
 		slow += straggles;
 		missed += straggles && !twice;
 		if (!twice)
-			source_latency(s, us, true, clock_ms);
+			source_latency(s, us, true, true, clock_ms);
 	}
 	printf("# %u of %u stragglers hedged, with %u hedges in 20000\n",
 	    slow - missed, slow, hedged);
@@ -409,7 +500,7 @@ test_hedges_within_their_budget(void **state)
 		if (500 * MS > source_hedge_us(s) && registry_hedge(r))
 			hedged++;
 		else
-			source_latency(s, 500 * MS, true, clock_ms);
+			source_latency(s, 500 * MS, true, true, clock_ms);
 	}
 	assert_true(hedged <= 2000 / 20 + 5);
 	assert_true(source_hedge_us(s) > 500 * MS);
@@ -462,6 +553,8 @@ main(void)
 		cmocka_unit_test(test_the_window_is_what_fits),
 		cmocka_unit_test(
 		    test_the_window_follows_a_link_that_slows_down),
+		cmocka_unit_test(
+		    test_the_window_does_not_grow_by_its_own_queue),
 		cmocka_unit_test(test_hedges_within_their_budget),
 		cmocka_unit_test(test_a_limit_of_rate),
 	};

@@ -261,7 +261,7 @@ test_reads_end_after_their_layout_moved_to_another_registry(void **state)
 	(void)state;
 	h->net.mirror_absent = true;
 	assert_int_equal(host_read(first, 0, 64 * KIB), 0);
-	h->net.also = OTHER_HOST;
+	h->net.also[0] = OTHER_HOST;
 	snprintf(name, sizeof(name), OTHER_HOST "%s", strchr(base->exact,
 	    '/'));
 	second = attach(h, name);
@@ -351,7 +351,7 @@ test_a_mute_mirror_costs_one_read(void **state)
 	asked = h->counts.of_mirror;
 	r = host_read_begin(dev, 0, 64 * KIB);
 	until_count(h, &h->counts.of_mirror, asked + 1, "a fetch");
-	ahead(h, 3 * 1000);
+	ahead(h, 5 * 1000);
 	assert_int_equal(host_read_end(r), 0);
 	assert_true(host_noticed(h, "state", "it does not answer"));
 	asked = h->counts.of_mirror;
@@ -373,7 +373,7 @@ test_a_mute_mirror_is_noticed_though_nobody_waits_for_it(void **state)
 	h->net.state = NET_HELD;
 	host_read_begin(dev, 0, 64 * KIB);
 	until_count(h, &h->counts.of_mirror, asked + 1, "a fetch");
-	ahead(h, 3 * 1000);
+	ahead(h, 5 * 1000);
 	host_detach(dev);
 	until_count(h, &h->counts.cancels, cancels + 1, "a cancelled fetch");
 	assert_true(host_noticed(h, "state", "it does not answer"));
@@ -407,6 +407,76 @@ test_a_read_that_joined_readahead_is_hedged(void **state)
 	assert_int_equal(host_read_end(demand), 0);
 	for (uint64_t i = 0; i < 8; i++)
 		assert_int_equal(host_read_end(joined[i]), 0);
+	host_free(h);
+}
+
+/* ---- one that takes all it can get ---- */
+
+/* Hours of it may be to come. */
+static void
+plain_pull(struct host *h)
+{
+	h->net.plain_held = h->net.no_ranges = true;
+	h->net.counted = large;
+	h->counts.of_image = 0;
+	host_open_begin(h, large->name, CTL_RUNG(WHOLE), true);
+	until_count(h, &h->counts.of_image, 1, "a fetch of all");
+	h->net.no_ranges = false;
+}
+
+static void
+test_reads_are_tried_again_beside_a_plain_pull(void **state)
+{
+	struct host *h = start_recorded(CONF);
+	struct host_device *dev = attach(h, base->name);
+
+	(void)state;
+	plain_pull(h);
+	h->net.cut = 1;		/* one request breaks */
+	assert_int_equal(host_read(dev, MIB, MIB), 0);
+	host_free(h);
+}
+
+/* At this rate all of it would take a minute. */
+static void
+test_a_plain_pull_uses_up_no_limit_of_rate(void **state)
+{
+	struct host *h = start_recorded(CONF "[network]\nrate = 1M\n");
+	struct host_device *dev = attach(h, base->name);
+
+	(void)state;
+	plain_pull(h);
+	assert_int_equal(host_read(dev, MIB, 64 * KIB), 0);
+	host_free(h);
+}
+
+static struct host_device *
+attach_at(struct host *h, const char *host)
+{
+	char name[256];
+
+	snprintf(name, sizeof(name), "%s%s", host, strchr(large->exact, '/'));
+	return attach(h, name);
+}
+
+static void
+test_registries_that_say_nothing_leave_room_for_others(void **state)
+{
+	struct host *h = start_recorded(CONF "[registry \"a.test\"]\n"
+	    "max-requests = 32\n");
+	struct host_device *bad, *good;
+
+	(void)state;
+	h->net.also[0] = "a.test";
+	bad = attach_at(h, "a.test");
+	good = attach(h, base->name);
+	h->net.also_held = true;
+	h->net.counted = large;
+	h->counts.of_image = 0;
+	for (uint64_t i = 0; i < 32; i++)
+		host_read_begin(bad, i * 37 % 61 * MIB, 4 * KIB);
+	until_count(h, &h->counts.of_image, 32, "all that it may get");
+	assert_int_equal(host_read(good, MIB, 4 * KIB), 0);
 	host_free(h);
 }
 
@@ -458,6 +528,11 @@ main(int argc, char **argv)
 		cmocka_unit_test(
 		    test_a_mute_mirror_is_noticed_though_nobody_waits_for_it),
 		cmocka_unit_test(test_a_read_that_joined_readahead_is_hedged),
+		cmocka_unit_test(
+		    test_reads_are_tried_again_beside_a_plain_pull),
+		cmocka_unit_test(test_a_plain_pull_uses_up_no_limit_of_rate),
+		cmocka_unit_test(
+		    test_registries_that_say_nothing_leave_room_for_others),
 		cmocka_unit_test(
 		    test_an_outage_ends_though_nothing_can_be_kept),
 	};
