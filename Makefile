@@ -27,7 +27,7 @@ BASE_OS := base/shm_linux.c base/self_linux.c base/peer_linux.c
 POLICY_OS := policy/linux.c policy/linux_landlock.c policy/linux_seccomp.c \
 	policy/linux_try.c
 POLICY_LIBS := $(shell pkg-config --libs libseccomp 2>/dev/null)
-IO_OS := devd/sendfile_linux.c
+IO_OS := devd/sendfile_linux.c devd/fuse.c
 CACHED_OS := cached/disk_linux.c cached/idle_linux.c
 else
 $(error This version builds on Linux only)
@@ -62,7 +62,8 @@ DEVD := devd/main.c devd/parent.c devd/parent_device.c devd/places.c \
 	devd/doctor.c devd/metrics.c \
 	devd/names.c devd/attachments.c devd/login.c devd/credentials.c
 DEVD_IO := devd/io_main.c devd/io_core.c devd/io_want.c devd/nbd.c \
-	devd/nbd_handshake.c devd/nbd_reply.c devd/nbd_proto.c $(IO_OS)
+	devd/nbd_handshake.c devd/nbd_reply.c devd/nbd_proto.c \
+	devd/fuse_proto.c $(IO_OS)
 SHEDPACK := shedpack/main.c base/options.c shedpack/index.c image/cut.c \
 	shedpack/inspect.c \
 	shedpack/verify.c shedpack/push.c shedpack/artifact.c \
@@ -202,6 +203,10 @@ test_policy_SRC := $(POLICY) $(BASE)
 test_nbd_proto_SRC := devd/nbd_proto.c $(BASE)
 UNIT += test_fuse_proto
 test_fuse_proto_SRC := devd/fuse_proto.c $(BASE)
+ifeq ($(SYSTEM),Linux)
+UNIT += test_fuse
+test_fuse_SRC := $(IPC) $(BASE) $(GEN)
+endif
 test_io_SRC := devd/nbd_proto.c $(IPC) $(BASE) $(GEN)
 test_io_PKGS := libnbd
 test_fetch_head_SRC := fetcherd/head.c $(BASE)

@@ -15,6 +15,7 @@
 #include "devd/nbd_proto.h"
 #include "ipc/ipc.h"
 #include "ipc/map.h"
+#include "ipc/parent.h"
 
 struct event_base;
 
@@ -70,6 +71,9 @@ enum io_state {
 struct io_req {
 	uint64_t offset;
 	uint32_t length;		/* 1..NBD_READ_MAX, within the device */
+	/* All of it is given out at once: what was copied before it was parked
+	 * again is wanted again. */
+	bool whole;
 	/* It was parked and is IO_READY or IO_FAILED now.  Never called from
 	 * inside the calls below.  May end this or any other request. */
 	void (*on_ready)(struct io_req *req);
@@ -114,6 +118,10 @@ void io_hint(uint64_t offset, uint64_t length);
 /* Length of the run from offset that is all resident or all not; at most len.
  * Asks for nothing. */
 uint64_t io_resident(uint64_t offset, uint64_t len, bool *resident);
+/* Where bytes of the device lie: the store file, still the core's, or -1: in
+ * none.  *offset: in it; *len: at most so many of them, shortened to those that
+ * lie there behind each other. */
+int io_place(uint64_t at, uint64_t *len, uint64_t *offset);
 
 /* ---- io_want.c: the link to cached ---- */
 
@@ -134,6 +142,23 @@ bool want_hint(uint64_t first, uint64_t last);
 void core_answered(struct io_req *req, int error);
 /* A unit's bytes in a lane (or NULL), or NULL: not there, or void. */
 const uint8_t *lane_unit(const struct io_lane *lane, uint64_t unit);
+
+/* ---- shims: nbd.c, and on Linux fuse.c ---- */
+
+/* How a worker presents its device. */
+struct shim {
+	/* One of the objects that the parent hands to a worker of this kind; fd
+	 * is taken.  0, or -errno: it is none, or won't do. */
+	int (*take)(enum parent_type type, int fd);
+	bool (*complete)(void);		/* all of them were given */
+	/* Serve; ends the process if it can't.  name lives as long.  openers()
+	 * is told whenever their number changes. */
+	void (*start)(struct event_base *base, const char *name,
+	    void (*openers)(unsigned count));
+	/* Optional: the device is also called that.  0 or -errno. */
+	int (*alias)(const char *name);
+};
+extern const struct shim nbd_shim, fuse_shim;
 
 /* ---- nbd.c: connections and their requests ---- */
 
@@ -192,12 +217,6 @@ struct conn {
 	unsigned stalled_s;	/* since it became so */
 };
 
-void nbd_init(struct event_base *base, int listen_fd, const char *name,
-    void (*openers)(unsigned count));
-/* The device is also called that.  -ENOSPC past NBD_ALIASES. */
-int nbd_alias(const char *name);
-/* Accept connections from now on.  0 or -errno. */
-int nbd_start(void);
 /* Does this name mean the device? */
 bool nbd_is_name(const struct nbd_string *name);
 const char *nbd_name(void);

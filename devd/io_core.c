@@ -118,8 +118,8 @@ core_stats(int stats_fd)
 	if (r < 0)
 		return r;
 	core.stats = page;
-	/* What a predecessor had open or waiting died with him. */
-	atomic_store_explicit(&core.stats->openers, 0, memory_order_relaxed);
+	/* What waited for a predecessor died with him; what he had open is for
+	 * the shim to say. */
 	atomic_store_explicit(&core.stats->waiting, 0, memory_order_relaxed);
 	return 0;
 }
@@ -269,6 +269,20 @@ io_resident(uint64_t offset, uint64_t len, bool *resident)
 	return run < len ? run : len;
 }
 
+int
+io_place(uint64_t at, uint64_t *len, uint64_t *offset)
+{
+	const struct io_req req = { .offset = at,
+		.length = *len < IO_PIECE_MAX ? (uint32_t)*len : IO_PIECE_MAX };
+	struct piece p;
+
+	if (!piece_find(&req, 0, &p))
+		p.len = p.len < req.length ? p.len : req.length;
+	*len = p.len;
+	*offset = p.offset;
+	return p.fd;
+}
+
 /* ---- states of a request ---- */
 
 static void
@@ -416,7 +430,8 @@ io_end(struct io_req *req)
 static int
 req_lost(struct io_req *req, uint32_t pos, bool bad)
 {
-	req->from = pos;
+	if (!req->whole)
+		req->from = pos;
 	req->bad = bad ? (req->offset + pos) / core.unit + 1 : 0;
 	req_look(req);
 	if (req->state == IO_FAILED)

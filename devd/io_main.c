@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * devd-io: presents one device.  No network, no paths; what it reads from it
- * was given by descriptor: the device's map and statistics page, its listening
- * socket and its links by the parent, its store files by cached.
+ * was given by descriptor: the device's map and statistics page, what its shim
+ * needs (a listening socket, or a mount and its journal) and its links by the
+ * parent, its store files by cached.
  *
  *	START --policy, then what the parent hands over--> PARENT_GO --> RUN
  *
- * It keeps nothing that a successor would miss.
+ * `devd-io` presents the device by NBD, `devd-io file` as a file.  It keeps
+ * nothing that a successor would miss.
  */
 #include <errno.h>
 #include <signal.h>
@@ -23,8 +25,8 @@
 #include "ipc/parent.h"
 #include "policy/policy.h"
 
-/* What this process may do. */
-static const struct policy policy = {
+/* What this process may do, by how it presents the device. */
+static const struct policy nbd_policy = {
 	.process = "devd-io",
 	.user = "_sheddev",
 	.words = "stdio event unix accept pread",
@@ -32,10 +34,17 @@ static const struct policy policy = {
 	.files = MAP_SLOTS + NBD_CONNECTIONS + 32,
 	.file_size = 0,
 };
+static const struct policy file_policy = {
+	.process = "devd-io",
+	.user = "_sheddev",
+	.words = "stdio event unix pread",
+	.files = MAP_SLOTS + 32,	/* store files, and a few of its own */
+	.file_size = 0,
+};
 
 /* What it may be asked: by cached, rules at the end of io_want.c; by the
  * parent: */
-static void on_listen(const struct parent_msg *msg, int fd);
+static void on_object(const struct parent_msg *msg, int fd);
 static void on_peer(const struct parent_msg *msg, int fd);
 static void on_device(const struct parent_msg *msg, int fd);
 static void on_stats(const struct parent_msg *msg, int fd);
@@ -43,7 +52,9 @@ static void on_go(const struct parent_msg *msg, int fd);
 static void on_name(const struct parent_msg *msg, int fd);
 
 static const struct parent_rule rules[] = {
-	{ PARENT_LISTEN, true, on_listen },
+	{ PARENT_LISTEN, true, on_object },
+	{ PARENT_FUSE, true, on_object },
+	{ PARENT_JOURNAL, true, on_object },
 	{ PARENT_PEER, true, on_peer },
 	{ PARENT_DEVICE, true, on_device },
 	{ PARENT_STATS, true, on_stats },
@@ -54,13 +65,14 @@ static const struct parent_rule rules[] = {
 static struct {
 	struct event_base *base;
 	struct parent_link *parent;
+	const struct shim *shim;
+	const struct policy *policy;
 	struct device_spec device;	/* size 0: not given yet */
-	int listener;
 	bool running;
 	/* Names that came before the server was made. */
 	char names[NBD_ALIASES][DEVICE_NAME_MAX + 1];
 	unsigned n_names;
-} io = { .listener = -1 };
+} io = { .shim = &nbd_shim, .policy = &nbd_policy };
 
 static void
 openers_changed(unsigned count)
@@ -83,12 +95,13 @@ cached_broken(const char *why)
 }
 
 static void
-on_listen(const struct parent_msg *msg, int fd)
+on_object(const struct parent_msg *msg, int fd)
 {
-	(void)msg;
-	if (io.listener >= 0 || fd_nonblock(fd) < 0)
-		log_die("the parent sent a listening socket that won't do");
-	io.listener = fd;
+	int r = io.shim->take(msg->type, fd);
+
+	if (r < 0)
+		log_die("the parent sent an object (%u) that won't do: %s",
+		    msg->type, strerror(-r));
 }
 
 static void
@@ -127,7 +140,7 @@ on_stats(const struct parent_msg *msg, int fd)
 static void
 name_add(const char *name)
 {
-	int r = nbd_alias(name);
+	int r = io.shim->alias ? io.shim->alias(name) : 0;
 
 	if (r < 0)
 		log_warn("device %s: not served as %s: %s", io.device.name,
@@ -153,14 +166,12 @@ on_go(const struct parent_msg *msg, int fd)
 
 	(void)msg;
 	(void)fd;
-	if (io.running || io.listener < 0 || !core_complete())
+	if (io.running || !io.shim->complete() || !core_complete())
 		log_die("the parent said go too early, or again");
-	nbd_init(io.base, io.listener, io.device.name, openers_changed);
+	io.shim->start(io.base, io.device.name, openers_changed);
 	io.running = true;
 	for (unsigned i = 0; i < io.n_names; i++)
 		name_add(io.names[i]);
-	if (nbd_start() < 0)
-		log_die("device %s: can't listen", io.device.name);
 	parent_send(io.parent, &ready, -1);
 }
 
@@ -176,17 +187,25 @@ main(int argc, char **argv)
 		printf("devd-io %s\n", VERSION);
 		return 0;
 	}
+	if (argc > 1 && strcmp(argv[1], "file") == 0) {
+		io.shim = &fuse_shim;
+		io.policy = &file_policy;
+		argv++;
+		argc--;
+	}
 	if (argc == 4 && strcmp(argv[1], "--try") == 0) {
-		policy_enter(&policy, NULL, 0);
+		policy_enter(io.policy, NULL, 0);
 		policy_try(argv[2], argv[3]);
 	}
+	if (!io.shim->start)
+		log_die("this system has no FUSE");
 	signal(SIGPIPE, SIG_IGN);
 	io.base = event_base_new();
 	if (!io.base)
 		log_die("no event base");
 	core_init(io.base, cached_broken);
 	io.parent = parent_attach(io.base, rules, ARRAY_LEN(rules), NULL);
-	policy_enter(&policy, NULL, 0);
+	policy_enter(io.policy, NULL, 0);
 	event_base_dispatch(io.base);
 	return 1;
 }

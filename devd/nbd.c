@@ -44,19 +44,21 @@
 
 static struct {
 	struct event_base *base;
+	int listener;		/* -1: not given yet */
 	struct event *acceptable, *pause, *tick;
 	void (*openers)(unsigned count);
 	const char *names[1 + NBD_ALIASES];	/* the first is its own */
 	unsigned n_names;
 	LIST_HEAD(, conn) conns;
 	unsigned n_conns, n_open;
-} nbd;
+} nbd = { .listener = -1 };
 
 static void reply_ready(struct io_req *io);
 
 /* ---- names ---- */
 
-int
+/* -ENOSPC past NBD_ALIASES. */
+static int
 nbd_alias(const char *name)
 {
 	const struct nbd_string s = { name, strlen(name) };
@@ -486,24 +488,46 @@ pause_over(evutil_socket_t fd, short what, void *arg)
 	event_add(nbd.acceptable, NULL);
 }
 
-void
-nbd_init(struct event_base *base, int listen_fd, const char *name,
+static int
+nbd_take(enum parent_type type, int fd)
+{
+	if (type != PARENT_LISTEN || nbd.listener >= 0) {
+		fd_close(fd);
+		return -EINVAL;
+	}
+	nbd.listener = fd;
+	return fd_nonblock(fd);
+}
+
+static bool
+nbd_complete(void)
+{
+	return nbd.listener >= 0;
+}
+
+static void
+nbd_start(struct event_base *base, const char *name,
     void (*openers)(unsigned count))
 {
 	nbd.base = base;
 	nbd.openers = openers;
 	LIST_INIT(&nbd.conns);
-	nbd.acceptable = event_new(base, listen_fd, EV_READ | EV_PERSIST,
+	nbd.acceptable = event_new(base, nbd.listener, EV_READ | EV_PERSIST,
 	    listener_readable, NULL);
 	nbd.pause = evtimer_new(base, pause_over, NULL);
 	nbd.tick = evtimer_new(base, tick_due, NULL);
 	if (!nbd.acceptable || !nbd.pause || !nbd.tick ||
-	    nbd_alias(name) < 0 || nbd.n_names != 1)
-		log_die("the NBD server can't start");
+	    nbd_alias(name) < 0 || nbd.n_names != 1 ||
+	    event_add(nbd.acceptable, NULL) < 0)
+		log_die("device %s: the NBD server can't start", name);
+	/* A predecessor's connections died with him. */
+	atomic_store_explicit(&core_stats_page()->openers, 0,
+	    memory_order_relaxed);
 }
 
-int
-nbd_start(void)
-{
-	return event_add(nbd.acceptable, NULL) < 0 ? -ENOMEM : 0;
-}
+const struct shim nbd_shim = {
+	.take = nbd_take,
+	.complete = nbd_complete,
+	.start = nbd_start,
+	.alias = nbd_alias,
+};

@@ -46,6 +46,8 @@ enum parent_type {
 	PARENT_CERT,		/* fd: client certificate for text = host, */
 	PARENT_KEY,		/* fd: and its key (fetcherd) */
 	PARENT_LISTEN,		/* fd: listening socket (control: of control; io: of its device) */
+	PARENT_FUSE,		/* fd: where requests of its mount are read (io, file) */
+	PARENT_JOURNAL,		/* fd: those that are not answered (io, file) */
 	PARENT_STATE,		/* fd: attachments file; count: 0 or 1 (control) */
 	PARENT_STORE,		/* fd: the store directory (cached); text: its
 				 * path, "" if that is longer (control) */

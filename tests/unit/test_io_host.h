@@ -30,6 +30,7 @@
 #include "base/fd.h"
 #include "base/own.h"
 #include "base/shm.h"
+#include "devd/fuse_journal.h"
 #include "devd/nbd_proto.h"
 #include "ipc/ipc.h"
 #include "ipc/map.h"
@@ -42,6 +43,11 @@ struct host {
 	uint32_t unit;
 	int parent, cached;	/* our ends */
 	int map_fd, stats_fd, scratch_fd, store, listener;
+	/* Presented as a file: a stand-in for /dev/fuse, which keeps messages
+	 * whole too; our end, the worker's, and the journal. */
+	bool as_file;
+	int kernel, fuse, journal_fd;
+	struct fuse_journal *journal;
 	struct map *map;
 	struct stats *stats;
 	uint8_t *scratch;
@@ -304,7 +310,7 @@ host_listen(struct host *h)
 }
 
 static inline void
-host_exec(int link)
+host_exec(int link, bool as_file)
 {
 	const char *build = getenv("BUILD");
 	char path[256];
@@ -314,13 +320,14 @@ host_exec(int link)
 		dup2(link, CHILD_FD);
 	else
 		fd_cloexec(link, 0);
-	execl(path, "devd-io", (char *)NULL);
+	execl(path, "devd-io", as_file ? "file" : NULL, (char *)NULL);
 	perror(path);
 	_exit(127);
 }
 
+/* In two steps, for who has answers to read before it is ready. */
 static inline void
-host_start_worker(struct host *h)
+host_start_worker_begin(struct host *h)
 {
 	int pair[2], ro;
 
@@ -331,9 +338,14 @@ host_start_worker(struct host *h)
 	h->pid = fork();
 	must(h->pid >= 0);
 	if (h->pid == 0)
-		host_exec(pair[1]);
+		host_exec(pair[1], h->as_file);
 	fd_close(pair[1]);
-	host_tell(h, PARENT_LISTEN, "", h->listener);
+	if (h->as_file) {
+		host_tell(h, PARENT_FUSE, "", h->fuse);
+		host_tell(h, PARENT_JOURNAL, "", h->journal_fd);
+	} else {
+		host_tell(h, PARENT_LISTEN, "", h->listener);
+	}
 	host_link(h);
 	ro = shm_readonly(h->map_fd);
 	must(ro >= 0);
@@ -341,11 +353,48 @@ host_start_worker(struct host *h)
 	fd_close(ro);
 	host_tell(h, PARENT_STATS, "", h->stats_fd);
 	host_tell(h, PARENT_GO, "", -1);
+}
+
+static inline void
+host_start_worker_end(struct host *h)
+{
 	must((pid_t)host_hear(h, CHILD_READY).count == h->pid);
 }
 
 static inline void
-host_start(struct host *h, uint64_t size, uint32_t unit)
+host_start_worker(struct host *h)
+{
+	host_start_worker_begin(h);
+	host_start_worker_end(h);
+}
+
+/* The stand-in for a mount. */
+static inline void
+host_mount(struct host *h)
+{
+	int pair[2];
+	void *p;
+
+	must(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) == 0);
+	h->kernel = pair[0];
+	h->fuse = pair[1];
+	h->journal_fd = shm_object("test-journal", FUSE_JOURNAL_SIZE);
+	must(h->journal_fd >= 0);
+	must(shm_map(h->journal_fd, FUSE_JOURNAL_SIZE, 1, &p) == 0);
+	h->journal = p;
+}
+
+static inline void
+host_unmount(struct host *h)
+{
+	munmap(h->journal, FUSE_JOURNAL_SIZE);
+	fd_close(h->kernel);
+	fd_close(h->fuse);
+	fd_close(h->journal_fd);
+}
+
+static inline void
+host_make(struct host *h, uint64_t size, uint32_t unit)
 {
 	void *p;
 
@@ -367,6 +416,21 @@ host_start(struct host *h, uint64_t size, uint32_t unit)
 	must(shm_map(h->stats_fd, STATS_SIZE, 1, &p) == 0);
 	h->stats = p;
 	h->listener = host_listen(h);
+}
+
+static inline void
+host_start(struct host *h, uint64_t size, uint32_t unit)
+{
+	host_make(h, size, unit);
+	host_start_worker(h);
+}
+
+static inline void
+host_start_file(struct host *h, uint64_t size, uint32_t unit)
+{
+	host_make(h, size, unit);
+	h->as_file = true;
+	host_mount(h);
 	host_start_worker(h);
 }
 

@@ -120,6 +120,12 @@ static const struct subject io = {
 	.attempts = { FILES, SOCKETS, ALL, { "map-exec", NONE, REFUSED } },
 };
 
+/* It has no clients to accept. */
+static const struct subject io_file = {
+	.program = "devd-io", .args = { "file", "--try" }, .user = "_sheddev",
+	.attempts = { FILES, SOCKETS, ALL, { "map-exec", NONE, REFUSED } },
+};
+
 static char programs[PATH_MAX], dir[] = "/tmp/sspolicy.XXXXXX";
 static bool landlock;
 static const struct attempt *current;	/* for messages */
@@ -385,13 +391,14 @@ CASES(control)
 CASES(cached)
 CASES(fetcherd)
 CASES(io)
+CASES(io_file)
 
 static void
 test_an_unknown_act_is_told_from_a_refusal(void **state)
 {
 	static const struct attempt none = { "no-such-act", NONE, UNKNOWN };
 	static const struct subject *const all[] = { &parent, &control,
-		&cached, &fetcherd, &io };
+		&cached, &fetcherd, &io, &io_file };
 
 	(void)state;
 	current = &none;
@@ -474,6 +481,7 @@ main(void)
 		BOTH(cached),
 		BOTH(fetcherd),
 		BOTH(io),
+		BOTH(io_file),
 		cmocka_unit_test(test_an_unknown_act_is_told_from_a_refusal),
 	};
 
