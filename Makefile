@@ -27,6 +27,7 @@ BASE_OS := base/shm_linux.c base/self_linux.c base/peer_linux.c
 POLICY_OS := policy/linux.c policy/linux_landlock.c policy/linux_seccomp.c \
 	policy/linux_try.c
 POLICY_LIBS := $(shell pkg-config --libs libseccomp 2>/dev/null)
+DEVD_OS := devd/mount_linux.c
 IO_OS := devd/sendfile_linux.c devd/fuse.c
 CACHED_OS := cached/disk_linux.c cached/idle_linux.c
 else
@@ -56,7 +57,7 @@ CACHED := cached/main.c cached/open.c cached/find.c cached/image.c \
 	cached/sync.c cached/finish.c cached/quarantine.c cached/hold.c \
 	cached/room.c cached/gc.c cached/scrub.c cached/copy.c \
 	cached/work.c cached/status.c cached/store.c cached/disk.c $(CACHED_OS)
-DEVD := devd/main.c devd/parent.c devd/parent_device.c devd/places.c \
+DEVD := devd/main.c devd/parent.c devd/parent_device.c $(DEVD_OS) devd/places.c \
 	devd/spawn.c devd/control.c \
 	devd/op.c devd/attach.c devd/store.c devd/device.c devd/answer.c \
 	devd/doctor.c devd/metrics.c \

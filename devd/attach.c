@@ -460,14 +460,30 @@ image_refused(struct client *c, uint64_t id, const char *image)
 	return true;
 }
 
+/* How it is to be presented: as asked for, as configured, or what is best
+ * here. */
+static uint32_t
+present_wanted(uint32_t present)
+{
+	if (present == CTL_PRESENT(AUTO))
+		present = conf->present;
+	if (present == CTL_PRESENT(AUTO))
+		present = no_files[0] ? CTL_PRESENT(NBD) : CTL_PRESENT(FILE);
+	return present;
+}
+
 static bool
 present_refused(struct client *c, uint64_t id, uint32_t present)
 {
-	if (present == CTL_PRESENT(AUTO) || present == CTL_PRESENT(NBD))
+	if (present == CTL_PRESENT(NBD) ||
+	    (present == CTL_PRESENT(FILE) && !no_files[0]))
 		return false;
-	if (present != CTL_PRESENT(PLAIN))
+	if (present == CTL_PRESENT(FILE))
+		reply_error(c, id, CTL_CODE(DEVICE_UNAVAILABLE), false, "%s",
+		    no_files);
+	else if (present != CTL_PRESENT(PLAIN))
 		reply_error(c, id, CTL_CODE(DEVICE_UNAVAILABLE), false, "this "
-		    "version presents devices as nbd and plain only; use "
+		    "version presents devices as nbd, file and plain only; use "
 		    "--present nbd");
 	else if (store_path[0] == '\0')
 		reply_error(c, id, CTL_CODE(DEVICE_UNAVAILABLE), false, "the "
@@ -513,7 +529,7 @@ attach_refused(struct client *c, uint64_t id, const CTL(Attach) *m)
 		reply_error(c, id, CTL_CODE(BAD_REQUEST), false, "integrity is "
 		    "chunk, whole, complete or transport");
 	else
-		return present_refused(c, id, m->present) ||
+		return present_refused(c, id, present_wanted(m->present)) ||
 		    outage_refused(c, id, m) ||
 		    image_refused(c, id, m->image);
 	return true;
@@ -535,8 +551,7 @@ on_attach(void *owner, struct ipc_link *link, struct ipc_message *msg)
 	snprintf(a->name, sizeof(a->name), "%s", m->name);
 	snprintf(a->consumer, sizeof(a->consumer), "%s/%s", c->owner,
 	    m->consumer[0] ? m->consumer : "default");
-	a->present = m->present == CTL_PRESENT(PLAIN) ? CTL_PRESENT(PLAIN) :
-	    CTL_PRESENT(NBD);
+	a->present = present_wanted(m->present);
 	a->on_outage = m->on_outage;
 	a->outage_delay_s = m->outage_delay_s;
 	a->open.plain = a->present == CTL_PRESENT(PLAIN);

@@ -106,6 +106,7 @@ struct ipc_link *cached_link;
 struct conf *conf;
 char run_dir[SOCKET_PATH_MAX + 1];
 char store_path[STORE_PATH_MAX + 1];
+char no_files[256] = "this service can't mount; use --present nbd";
 struct process processes[3] = {
 	{ PEER_CONTROL, "devd", 0, 0 },
 	{ PEER_CACHED, "cached", 0, 0 },
@@ -220,7 +221,7 @@ on_hello(void *owner, struct ipc_link *link, struct ipc_message *msg)
 	const CTL(Hello) *m = msg->body;
 	CTL(HelloReply) r = SHEDSTREAM__CONTROL__V1__HELLO_REPLY__INIT;
 	Shedstream__Control__V1__Present kinds[] = { CTL_PRESENT(NBD),
-		CTL_PRESENT(PLAIN) };
+		CTL_PRESENT(PLAIN), CTL_PRESENT(FILE) };
 	struct client *c = owner;
 
 	if (m->protocol != PROTOCOL) {
@@ -242,7 +243,7 @@ on_hello(void *owner, struct ipc_link *link, struct ipc_message *msg)
 	r.protocol = PROTOCOL;
 	r.version = (char *)VERSION;
 	r.kinds = kinds;
-	r.n_kinds = ARRAY_LEN(kinds);
+	r.n_kinds = ARRAY_LEN(kinds) - (no_files[0] != '\0');
 	reply(c, msg->id, CTL_BODY(HELLO_REPLY), &r);
 }
 
@@ -461,6 +462,13 @@ on_parent_store(const struct parent_msg *msg, int fd)
 }
 
 static void
+on_parent_files(const struct parent_msg *msg, int fd)
+{
+	(void)fd;
+	snprintf(no_files, sizeof(no_files), "%s", msg->text);
+}
+
+static void
 on_parent_peer(const struct parent_msg *msg, int fd)
 {
 	if (msg->peer != PEER_CACHED)
@@ -516,6 +524,7 @@ static const struct parent_rule parent_rules[] = {
 	{ PARENT_CONF, true, on_parent_conf },
 	{ PARENT_LISTEN, true, on_parent_listen },
 	{ PARENT_STORE, false, on_parent_store },
+	{ PARENT_FILES, false, on_parent_files },
 	{ PARENT_STATE, true, on_parent_state },
 	{ PARENT_PEER, true, on_parent_peer },
 	{ PARENT_CHILD, false, on_parent_child },

@@ -36,7 +36,8 @@ int parent_remove_devices(const struct places *places);
 /* ---- places.c: directories, sockets and lock files of the parent ---- */
 
 #define SOCKET_PATH_MAX	100	/* sun_path is 104 on macOS; a margin for NUL */
-/* The longest thing below the run directory: "/nbd/" + device id + ".sock". */
+/* The longest thing below the run directory: "/nbd/" + device id + ".sock";
+ * "/file/" + device id is shorter. */
 #define RUN_PATH_MAX	(SOCKET_PATH_MAX - 5 - DEVICE_ID_LEN - 5)
 
 /* Make the directories; the store's owner is checked.  Logs and ends the
@@ -54,6 +55,22 @@ int places_listen(const char *path, bool for_group, gid_t group);
 int places_remove_sockets(const char *dir);
 /* Open read-only; -errno. */
 int places_open_read(const char *path);
+
+/* ---- mount_linux.c, mount_none.c: devices presented as a file; root's ---- */
+
+/* Can this process make one?  0; -errno, and *remedy is a sentence's rest: what
+ * is wrong, and what helps. */
+int mount_possible(const char **remedy);
+/* Make a file of one FUSE mount at path, which is made if need be.  mark: its
+ * source, by which mount_remove() knows it again.  *fd: where its requests are
+ * read, non-blocking; the mount works as long as a duplicate of that is open,
+ * and does not answer before somebody serves it.  0 or -errno. */
+int mount_file(const char *path, const char *mark, int *fd);
+/* Take it away, and the file below it.  Whoever has it open keeps it as long as
+ * its descriptor is kept.  Never waits for who serves it.  0 or -errno. */
+int mount_end(const char *path);
+/* Take away all mounts of that mark: how many, or -errno. */
+int mount_remove(const char *mark);
 
 /* ---- spawn.c: processes ---- */
 

@@ -192,6 +192,10 @@ device_path(const struct device *d, const char *name, char *out, size_t size)
 		snprintf(out, size, "%s/%s", store_path, d->data);
 		return;
 	}
+	if (d->spec.present == CTL_PRESENT(FILE)) {
+		snprintf(out, size, "%s/file/%s", run_dir, d->spec.id);
+		return;
+	}
 	encode(run_dir, dir, sizeof(dir));
 	snprintf(out, size, "nbd+unix:///%s?socket=%s/nbd/%s.sock", name, dir,
 	    d->spec.id);
@@ -493,8 +497,9 @@ device_worker_started(const struct parent_msg *msg)
 	d->spec.restarts = msg->count;
 	for (unsigned i = 0; i < d->n_aliases; i++)
 		tell_worker_name(d, d->aliases[i]);
-	snprintf(text, sizeof(text), "its worker %s and was started again; "
-	    "clients reconnect", msg->text);
+	snprintf(text, sizeof(text), "its worker %s and was started again; %s",
+	    msg->text, d->spec.present == CTL_PRESENT(FILE) ?
+	    "reads go on" : "clients reconnect");
 	event_send("worker-restarted", d->spec.name, &d->spec.blob, text);
 	if (device_draining(d))
 		device_drop_if_unused(d);	/* its openers went with it */

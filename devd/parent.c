@@ -173,12 +173,18 @@ static void
 setup_control(void)
 {
 	struct parent_msg msg = { 0 };
+	const char *remedy;
 
 	snprintf(msg.text, sizeof(msg.text), "%s", places->run);
 	parent_give(&control, PARENT_LISTEN, &msg, control_socket);
 	snprintf(msg.text, sizeof(msg.text), "%s",
 	    strlen(store_path) < sizeof(msg.text) ? store_path : "");
 	parent_give(&control, PARENT_STORE, &msg, -1);
+	msg.status = mount_possible(&remedy);
+	snprintf(msg.text, sizeof(msg.text), "%s", msg.status < 0 ? remedy :
+	    "");
+	parent_give(&control, PARENT_FILES, &msg, -1);
+	msg.status = 0;
 	for (msg.count = 0; msg.count < 2; msg.count++)
 		parent_give(&control, PARENT_STATE, &msg, state_fd[msg.count]);
 	for (size_t i = 0; i < ARRAY_LEN(daemons); i++)
@@ -288,6 +294,7 @@ stop(void)
 		return;
 	stopping = true;
 	log_info("stopping");
+	parent_device_stop();
 	/* A child ends when its link does; cached first syncs what it has. */
 	for (size_t i = 0; i < ARRAY_LEN(daemons); i++)
 		parent_link_free(take_ptr(daemons[i]->link));
@@ -543,7 +550,21 @@ on_signal(int sig, event_callback_fn callback)
 		log_die("no memory for signal handlers");
 }
 
-/* Four descriptors a device: as many as the administrator allows. */
+/* How long devices live is not the same for all: say so once. */
+static void
+say_what_ends(void)
+{
+	const char *remedy;
+
+	if (mount_possible(&remedy) == 0)
+		log_info("devices that are presented as a file end with this "
+		    "service, also when it is restarted: stop the VMs that "
+		    "use one before");
+	else if (places->root)
+		log_warn("no device can be presented as a file: %s", remedy);
+}
+
+/* Six descriptors a device: as many as the administrator allows. */
 static void
 raise_limit(void)
 {
@@ -570,6 +591,7 @@ parent_run(const struct places *p, struct conf *c, int conf_memfd)
 	if (!base)
 		log_die("no event base");
 	parent_device_init(places, conf, group);
+	say_what_ends();
 	policy_parent();
 	on_signal(SIGCHLD, child_signalled);
 	on_signal(SIGTERM, stop_signalled);
@@ -594,10 +616,15 @@ int
 parent_remove_devices(const struct places *p)
 {
 	char pattern[SOCKET_PATH_MAX + 32];
+	int n;
 
 	places = p;
 	places_make_run(places, 0);
 	places_lock(places->run, "lock", 0, "run directory");
+	n = parent_device_remove_mounts(places->run);
+	if (n < 0)
+		log_die("unmount the files in %s/file: %s", places->run,
+		    strerror(-n));
 	for (int i = 0; i < 2; i++)
 		if (ftruncate(open_state(i), 0) < 0)
 			log_die("clear the attachments: %s", strerror(errno));

@@ -32,17 +32,25 @@ struct device {
 	struct device_spec spec;
 	struct child worker;
 	int map, stats, listener;	/* -1: has none */
-	char path[SOCKET_PATH_MAX + 1];
+	int fuse, journal;	/* of a file; likewise */
+	char *path;		/* of its socket or file; NULL: has none */
+	uint32_t openers;	/* as its worker last said */
 	bool announced;		/* control knows it as made */
 	bool ending;		/* gone when its worker is */
 };
 TAILQ_HEAD(parent_devices, device);
 extern struct parent_devices parent_devices;
 
-/* Where their sockets are made, for which group, and how many there may be;
- * both structs stay the caller's and live as long. */
+/* Where their sockets and files are made, for which group, and how many there
+ * may be; both structs stay the caller's and live as long.  The run directory
+ * is held: what a dead instance has left mounted in it is taken away. */
 void parent_device_init(const struct places *places, const struct conf *conf,
     gid_t group);
+/* Take away what an instance has left mounted in that run directory.  How many,
+ * or -errno. */
+int parent_device_remove_mounts(const char *run);
+/* The suite ends: so do files, and who has one open is told. */
+void parent_device_stop(void);
 /* NULL: there is none of that id. */
 struct device *parent_device_find(const char *id);
 

@@ -1,17 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The parent's devices: what each consists of (a map, statistics, a socket to
- * listen on, a worker), made when control asks and kept until it asks for the
- * end, whoever of the children dies meanwhile.
+ * The parent's devices: what each consists of (a map, statistics, a worker, and
+ * a socket to listen on or a mounted file with its journal), made when control
+ * asks and kept until it asks for the end, whoever of the children dies
+ * meanwhile.
  *
  *	create --> objects --> cached gets the map --> worker starts
  *	                                                   | ready
  *	destroy --> worker is killed --> freed         control is told
  *
- * One presented as plain has no worker: control is told at once.  Processes,
+ * One presented as plain has no worker: control is told at once.  One presented
+ * as a file lives as long as the descriptor that its requests are read from:
+ * workers get duplicates.  It ends with this process at the latest; the mount
+ * that is left over then is known again by its source.  Processes,
  * their links and their restarts are parent.c's.
  */
+#define _GNU_SOURCE
 #include <errno.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,7 +29,10 @@
 #include "base/log.h"
 #include "base/own.h"
 #include "base/shm.h"
+#include "devd/fuse_journal.h"
 #include "devd/parent.h"
+
+#define MARK		"shedstream:"	/* and the run directory */
 
 struct parent_devices parent_devices =
     TAILQ_HEAD_INITIALIZER(parent_devices);
@@ -31,10 +40,39 @@ struct parent_devices parent_devices =
 static const struct places *places;
 static const struct conf *conf;
 static gid_t group;
+static char *run;		/* from the root, without links */
+static char *mark;		/* the source of our mounts */
+
+static void
+run_known(const char *dir)
+{
+	run = realpath(dir, NULL);
+	if (!run)
+		log_die("where is the run directory %s? %s", dir,
+		    strerror(errno));
+	if (asprintf(&mark, MARK "%s", run) < 0)
+		log_die("no memory at start");
+}
+
+int
+parent_device_remove_mounts(const char *dir)
+{
+	run_known(dir);
+	return mount_remove(mark);
+}
 
 void
 parent_device_init(const struct places *p, const struct conf *c, gid_t g)
 {
+	int n = parent_device_remove_mounts(p->run);
+
+	if (n < 0)
+		log_err("unmount the files of a former instance in %s/file: "
+		    "%s; run: umount -l %s/file/*", p->run, strerror(-n),
+		    p->run);
+	else if (n > 0)
+		log_warn("unmounted %d files of a former instance; whoever "
+		    "still has one open gets errors", n);
 	places = p;
 	conf = c;
 	group = g;
@@ -49,6 +87,19 @@ parent_device_find(const char *id)
 		if (strcmp(dev->spec.id, id) == 0)
 			return dev;
 	return NULL;
+}
+
+/* Presented by a file of the store, which needs no worker. */
+static bool
+device_is_plain(const struct device *dev)
+{
+	return dev->spec.present == CTL_PRESENT(PLAIN);
+}
+
+static bool
+device_is_file(const struct device *dev)
+{
+	return dev->spec.present == CTL_PRESENT(FILE);
 }
 
 /* ---- telling ---- */
@@ -103,22 +154,40 @@ parent_device_setup_worker(struct device *dev)
 	}
 	parent_give(&dev->worker, PARENT_DEVICE, &msg, map);
 	parent_give(&dev->worker, PARENT_STATS, &msg, dev->stats);
+	if (device_is_file(dev)) {
+		parent_give(&dev->worker, PARENT_FUSE, &msg, dev->fuse);
+		parent_give(&dev->worker, PARENT_JOURNAL, &msg, dev->journal);
+		return;
+	}
 	parent_give(&dev->worker, PARENT_LISTEN, &msg, dev->listener);
 }
 
 /* ---- making and ending ---- */
 
-/* Presented by a file of the store, which needs no worker. */
-static bool
-device_is_plain(const struct device *dev)
+static int
+device_listen(struct device *dev)
 {
-	return dev->spec.present == CTL_PRESENT(PLAIN);
+	if (asprintf(&dev->path, "%s/nbd/%s.sock", places->run,
+	    dev->spec.id) < 0)
+		return -ENOMEM;
+	dev->listener = places_listen(dev->path, places->root, group);
+	return dev->listener < 0 ? dev->listener : 0;
+}
+
+static int
+device_mount(struct device *dev)
+{
+	dev->journal = shm_object("shedstream-journal", FUSE_JOURNAL_SIZE);
+	if (dev->journal < 0)
+		return dev->journal;
+	if (asprintf(&dev->path, "%s/file/%s", run, dev->spec.id) < 0)
+		return -ENOMEM;
+	return mount_file(dev->path, mark, &dev->fuse);
 }
 
 static int
 device_objects(struct device *dev)
 {
-	int r;
 
 	dev->map = shm_object("shedstream-map",
 	    map_size(dev->spec.size, dev->spec.unit));
@@ -129,12 +198,22 @@ device_objects(struct device *dev)
 		return dev->stats;
 	if (device_is_plain(dev))
 		return 0;
-	r = snprintf(dev->path, sizeof(dev->path), "%s/nbd/%s.sock",
-	    places->run, dev->spec.id);
-	if ((size_t)r >= sizeof(dev->path))
-		return -ENAMETOOLONG;
-	dev->listener = places_listen(dev->path, places->root, group);
-	return dev->listener < 0 ? dev->listener : 0;
+	return device_is_file(dev) ? device_mount(dev) : device_listen(dev);
+}
+
+/* Nobody comes any more. */
+static void
+device_close(struct device *dev)
+{
+	int r;
+
+	if (dev->listener >= 0)
+		unlink(dev->path);
+	if (dev->fuse < 0)
+		return;
+	r = mount_end(dev->path);
+	if (r < 0)
+		log_err("unmount %s: %s", dev->path, strerror(-r));
 }
 
 static bool
@@ -160,6 +239,9 @@ device_free(struct device *dev)
 	fd_close(dev->map);
 	fd_close(dev->stats);
 	fd_close(dev->listener);
+	fd_close(dev->fuse);	/* the last: who waits for an answer gets errors */
+	fd_close(dev->journal);
+	free(dev->path);
 	free(dev);
 }
 
@@ -189,8 +271,9 @@ device_make(const struct device_spec *spec)
 	if (!dev)
 		return -ENOMEM;
 	dev->spec = *spec;
-	dev->map = dev->stats = dev->listener = -1;
+	dev->map = dev->stats = dev->listener = dev->fuse = dev->journal = -1;
 	dev->worker = (struct child){ .peer = PEER_IO, .program = "devd-io",
+		.argument = device_is_file(dev) ? "file" : NULL,
 		.device = dev };
 	TAILQ_INSERT_TAIL(&parent_devices, dev, entry);
 	r = device_objects(dev);
@@ -212,12 +295,29 @@ device_end(struct device *dev)
 {
 	dev->announced = false;
 	dev->ending = true;
-	if (dev->listener >= 0)
-		unlink(dev->path);
 	if (dev->worker.pid > 0)
 		kill(dev->worker.pid, SIGKILL);
-	else
+	device_close(dev);
+	if (dev->worker.pid <= 0)
 		device_free(dev);
+}
+
+void
+parent_device_stop(void)
+{
+	struct device *dev;
+
+	TAILQ_FOREACH(dev, &parent_devices, entry) {
+		if (!device_is_file(dev) || dev->ending)
+			continue;
+		if (dev->openers > 0)
+			log_warn("device %s: its file ends with this service; "
+			    "%u openers get errors from now on",
+			    dev->spec.name, dev->openers);
+		if (dev->worker.pid > 0)
+			kill(dev->worker.pid, SIGKILL);
+		device_close(dev);
+	}
 }
 
 /* ---- requests of control ---- */
@@ -267,6 +367,7 @@ parent_device_worker_openers(struct device *dev, uint32_t count)
 {
 	struct parent_msg msg = { .device = dev->spec, .count = count };
 
+	dev->openers = count;
 	parent_give(&control, PARENT_OPENERS, &msg, -1);
 }
 

@@ -84,7 +84,8 @@ own_store(const char *path)
 void
 places_make_run(const struct places *places, gid_t group)
 {
-	char nbd[RUN_PATH_MAX + 8];
+	static const char *const below[] = { "nbd", "file" };
+	char dir[RUN_PATH_MAX + 8];
 	mode_t mode = places->root ? 0755 : 0700;
 
 	if (strlen(places->run) > RUN_PATH_MAX ||
@@ -94,10 +95,13 @@ places_make_run(const struct places *places, gid_t group)
 		    "choose another with --run", places->run, RUN_PATH_MAX,
 		    SOCKET_PATH_MAX);
 	make_directory(places->run, mode);
-	snprintf(nbd, sizeof(nbd), "%s/nbd", places->run);
-	make_directory(nbd, places->root ? 0750 : 0700);
-	if (places->root && chown(nbd, 0, group) < 0)
-		log_die("give %s to its group: %s", nbd, strerror(errno));
+	for (size_t i = 0; i < ARRAY_LEN(below); i++) {
+		snprintf(dir, sizeof(dir), "%s/%s", places->run, below[i]);
+		make_directory(dir, places->root ? 0750 : 0700);
+		if (places->root && chown(dir, 0, group) < 0)
+			log_die("give %s to its group: %s", dir,
+			    strerror(errno));
+	}
 }
 
 void

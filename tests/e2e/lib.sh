@@ -542,8 +542,14 @@ suite_pid() { # NAME: the one, or the first
 	suite_pids "$1" | head -n 1
 }
 
+# A service of root presents files where nothing else is asked for, another one
+# NBD; most tests are about what both can.
+PRESENT=nbd
 ctl() {
-	"$BIN/shedctl" --socket "$T/run/control.sock" "$@"
+	local present=()
+	[ "${1-}" != attach ] || [ -z "$PRESENT" ] ||
+		[[ " $* " = *" --present "* ]] || present=(--present "$PRESENT")
+	"$BIN/shedctl" --socket "$T/run/control.sock" "$@" "${present[@]}"
 }
 
 status_of() { # NAME JQ-PATH
