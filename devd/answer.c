@@ -112,6 +112,7 @@ show_stats(CTL(Device) *m, const struct stats *stats)
 	m->reads_hot = atomic_load(&stats->reads_hot);
 	m->reads_cold = atomic_load(&stats->reads_cold);
 	m->bytes_served = atomic_load(&stats->bytes_served);
+	m->openers = (uint32_t)atomic_load(&stats->openers);
 }
 
 /* cached tells it of an index; without one it is the rung's. */

@@ -73,7 +73,7 @@ device_object(const CTL(Device) *d)
 	return json_pack(
 	    "{so so so so so so so so so sb so sb sb"
 	    " s{so so so so} s{so so so} s{so so so} s{so so} s{so so}"
-	    " so so so so so so so so so}",
+	    " so so so so so so so so so so}",
 	    "name", json_text(d->name),
 	    "aliases", json_texts(d->aliases, d->n_aliases),
 	    "image", json_text(d->image),
@@ -109,6 +109,7 @@ device_object(const CTL(Device) *d)
 	    "consumers", json_texts(d->consumers, d->n_consumers),
 	    "last_error", json_text(d->last_error),
 	    "worker_restarts", json_number(d->worker_restarts),
+	    "openers", json_number(d->openers),
 	    "chain", json_text(d->chain));
 }
 

@@ -374,6 +374,7 @@ show_device(const CTL(Device) *d)
 	line("network-free", format("%s", d->network_free ? "yes" : "no"));
 	line("self-contained", format("%s", d->self_contained ? "yes" : "no"));
 	show_counts(d);
+	line("openers", format("%u", d->openers));
 	line("worker restarts", format("%u", d->worker_restarts));
 	line("consumers", joined(d->consumers, d->n_consumers));
 	line("last error", show_text(d->last_error, ""));

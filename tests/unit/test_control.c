@@ -245,7 +245,7 @@ test_other_kinds_are_refused(void **state)
 		    kind == CTL_PRESENT(PLAIN))
 			continue;
 		attach_as(&u, kind, 0, "");
-		refused(&u, CTL_CODE(DEVICE_UNAVAILABLE), "nbd and plain");
+		refused(&u, CTL_CODE(DEVICE_UNAVAILABLE), "--present nbd");
 	}
 	attach_as(&u, CTL_PRESENT(NBD), 77, "");
 	refused(&u, CTL_CODE(BAD_REQUEST), "integrity is");
@@ -259,6 +259,46 @@ test_other_kinds_are_refused(void **state)
 	attach_as(&u, CTL_PRESENT(PLAIN), 0, "");
 	refused(&u, CTL_CODE(DEVICE_UNAVAILABLE), "path of the store");
 	assert_true(host_quiet(h, QUIET_MS));
+	close(u.fd);
+}
+
+/* ---- files ---- */
+
+/* Whoever asks for nothing gets a file where there can be one. */
+static void
+test_a_file_is_made_where_it_can_be(void **state)
+{
+	struct host *h = *state;
+	struct user u = user_new(h, "shed");
+	struct parent_msg can = { 0 }, cannot = { .status = -EPERM,
+		.text = "no fuse; load it" };
+	struct device_spec spec;
+	char path[256];
+
+	host_tell(h, PARENT_FILES, cannot, -1);
+	attach_as(&u, CTL_PRESENT(FILE), 0, "");
+	refused(&u, CTL_CODE(DEVICE_UNAVAILABLE), "no fuse; load it");
+	host_tell(h, PARENT_FILES, can, -1);
+	for (unsigned i = 0; i < 2; i++) {
+		attach_as(&u, i ? CTL_PRESENT(AUTO) : CTL_PRESENT(FILE), 0,
+		    "f");
+		if (i == 0) {
+			spec = attach_ends(h, opened(&chunks,
+			    CTL_RUNG(CHUNK)));
+			assert_int_equal(spec.present, CTL_PRESENT(FILE));
+		} else {	/* the same device */
+			Suite__Opened m = opened(&chunks, CTL_RUNG(CHUNK));
+
+			host_say(h, asked(h, SUITE_BODY(OPEN)),
+			    SUITE_BODY(OPENED), &m);
+		}
+		_cleanup_answer_ CTL(Frame) *f = user_hear(&u,
+		    CTL_BODY(ATTACHED));
+
+		snprintf(path, sizeof(path), "%s/file/%s", h->dir, spec.id);
+		assert_string_equal(f->attached->path, path);
+		assert_int_equal(f->attached->present, CTL_PRESENT(FILE));
+	}
 	close(u.fd);
 }
 
@@ -598,6 +638,7 @@ main(void)
 		T(test_a_plain_device_is_its_file),
 		T(test_a_plain_device_is_whole_and_in_its_own_file),
 		T(test_other_kinds_are_refused),
+		T(test_a_file_is_made_where_it_can_be),
 		T(test_a_new_control_knows_where_a_plain_device_is),
 		T(test_a_restored_device_keeps_its_rung_and_layout),
 		T(test_a_restored_plain_device_is_its_file_of_now),
