@@ -33,9 +33,11 @@
  *
  * A request that waits for the network keeps its slot.  With none free nothing
  * is read, and requests wait in the kernel.  A cached read that waits may be
- * killed: its process sleeps on the page, not on us.  A direct one can't be,
- * unless we answer its INTERRUPT.  That comes for any signal, so nobody else's
- * is answered: a page fault that fails is a SIGBUS.
+ * killed: it is read-ahead, and its process sleeps on the page, not on us.  A
+ * direct one can't be, unless we answer its INTERRUPT.  That comes for any
+ * signal, and nobody else's is answered, since a page fault that fails is a
+ * SIGBUS: who faults in a mapping that he called MADV_RANDOM, where there is
+ * no read-ahead, can't be killed while he waits (seen on 6.18).
  */
 #define _GNU_SOURCE
 #include <sys/uio.h>

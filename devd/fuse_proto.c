@@ -242,8 +242,8 @@ fuse_put_init(uint8_t *out, const struct fuse_request *q)
 		.minor = q->minor < FUSE_MINOR ? q->minor : FUSE_MINOR,
 		/* what the parent sets for the mount is less, and stays */
 		.max_readahead = FUSE_READ_MAX,
-		.flags = q->flags & (FUSE_ASYNC_READ | FUSE_ASYNC_DIO |
-		    FUSE_MAX_PAGES | FUSE_EXPLICIT_INVAL_DATA),
+		.flags = q->flags & (FUSE_ASYNC_READ | FUSE_MAX_PAGES |
+		    FUSE_EXPLICIT_INVAL_DATA),
 		.max_background = FUSE_BACKGROUND,
 		.congestion_threshold = FUSE_CONGESTED,
 		.max_write = FUSE_WRITE_MAX,

@@ -25,8 +25,7 @@
 #define FUSE_READ_MAX	(1024 * 1024)	/* bytes of one READ: the kernel's limit
 					 * of 256 pages, fs.fuse.max_pages_limit */
 #define FUSE_PAGES_MAX	(FUSE_READ_MAX / 4096)
-/* Of what the kernel may have under way unasked (read-ahead, asynchronous
- * direct reads); below the slots of the journal, so that an open or a direct
+/* Of what the kernel may have under way unasked, which is read-ahead; below the slots of the journal, so that an open or a direct
  * read still finds one while all of these wait for the network. */
 #define FUSE_BACKGROUND	192
 #define FUSE_CONGESTED	144	/* then read-ahead holds back: 3/4, as its default */
@@ -58,9 +57,11 @@ enum fuse_op {
 	FUSE_FALLOCATE = 43,
 };
 
+/* Not ASYNC_DIO: with it, who reads directly waits uninterruptibly
+ * (fuse_direct_IO(), wait_for_completion), and so can't be killed while the
+ * network is away: seen on 6.18.  Without, submissions of libaio wait. */
 enum {	/* flags of INIT, both ways */
 	FUSE_ASYNC_READ = 1 << 0,	/* more than one READ of an opener at a time */
-	FUSE_ASYNC_DIO = 1 << 15,	/* of a direct one too */
 	FUSE_MAX_PAGES = 1 << 22,	/* max_pages of the reply counts */
 	/* without this, and without AUTO_INVAL_DATA, the kernel never drops
 	 * pages by itself */

@@ -206,8 +206,8 @@ test_init_takes_no_flag_that_was_not_offered(void **state)
 	assert_int_equal(u64(out + 8), 42);
 	assert_int_equal(u32(out + 16), 7);
 	assert_int_equal(u32(out + 16 + 4), FUSE_MINOR);
-	/* writeback, AUTO_INVAL_DATA, INIT_EXT and all else stay out */
-	assert_int_equal(u32(out + 16 + 12), 1 | 1 << 15 | 1 << 22 | 1 << 25);
+	/* writeback, AUTO_INVAL_DATA, ASYNC_DIO and all else stay out */
+	assert_int_equal(u32(out + 16 + 12), 1 | 1 << 22 | 1 << 25);
 	assert_int_equal(u16(out + 16 + 16), FUSE_BACKGROUND);
 	assert_int_equal(u16(out + 16 + 28), 256);
 }
