@@ -11,17 +11,24 @@
 #   -a WORDS    on its command line, instead of shed.check
 #   -d FILE     one more disk, which it may write; may be repeated
 #   -s FILE     what it writes to ttyS1
+#   -m          a microvm: virtio-mmio and no PCI, as Firecracker has it
 #   -l, -w REGEX, -t SECONDS
 set -euo pipefail
 export LC_ALL=C.UTF-8
 vm=$(cd "$(dirname "$0")" && pwd)
 guest=$vm/../../build/test/small-guest
 words='GUEST-OK [0-9a-f]{64}' seconds=300 append=shed.check login=
-disks=() second=()
-while getopts a:d:lg:s:w:t: opt; do
+disks=() second=() machine=() bus=pci cpu=(-cpu Nehalem,-cx16 -smp 2) more=
+while getopts a:d:lmg:s:w:t: opt; do
 	case $opt in
 	a) append=$OPTARG ;;
 	d) disks+=("$OPTARG") ;;
+	m)
+		# no timer that the kernel could calibrate one by
+		machine=(-machine microvm,acpi=on,rtc=on)
+		cpu=(-cpu max -smp 1) more='tsc_early_khz=2000000 lpj=8000000'
+		bus=device
+		;;
 	l) login=1 append='' words='login: ' ;;
 	g) guest=$OPTARG ;;
 	s) second=(-serial "file:$OPTARG") ;;
@@ -60,19 +67,19 @@ drive() {
 		"reconnect-delay": 60}'
 }
 [ "$disk" = - ] ||
-	devices+=(-blockdev "$(drive "$disk")" -device "virtio-blk-pci,drive=root")
+	devices+=(-blockdev "$(drive "$disk")" -device "virtio-blk-$bus,drive=root")
 for i in "${!disks[@]}"; do
 	devices+=(-blockdev "$(jq -nc --arg n "disk$i" --arg f "${disks[i]}" '
 		{"node-name": $n, driver: "raw", cache: {"no-flush": true},
 		file: {driver: "file", filename: $f}}')"
-		-device "virtio-blk-pci,drive=disk$i")
+		-device "virtio-blk-$bus,drive=disk$i")
 done
 
 : >"$log"
-qemu-system-x86_64 -accel tcg,thread=multi -cpu Nehalem,-cx16 \
-	-m 1024 -smp 2 -display none -monitor none -serial stdio \
+qemu-system-x86_64 "${machine[@]}" -accel tcg,thread=multi "${cpu[@]}" \
+	-m 1024 -display none -monitor none -serial stdio \
 	"${second[@]}" -no-reboot -nic none -kernel "$guest/vmlinuz" -initrd "$guest/initrd" \
-	-append "console=ttyS0 panic=-1 $append" "${devices[@]}" \
+	-append "console=ttyS0 panic=-1 $more $append" "${devices[@]}" \
 	</dev/null >>"$log" 2>"$log.qemu" &
 qemu=$!
 trap 'kill $qemu 2>/dev/null || true; wait $qemu 2>/dev/null || true' EXIT

@@ -10,7 +10,8 @@ export LC_ALL=C
 PATH=$PATH:/usr/sbin:/sbin
 vm=$(cd "$(dirname "$0")" && pwd)
 dir=$1
-[ -f "$dir/vmlinuz" ] && [ -f "$dir/initrd" ] && exit
+# one that was made before it had virtio_mmio is made again
+[ -f "$dir/vmlinuz" ] && [ -f "$dir/initrd" ] && [ -f "$dir/mmio" ] && exit
 mkdir -p "$dir"
 work=$(mktemp -d "$(realpath "$dir")/work.XXXXXX")
 trap 'rm -rf "$work"' EXIT
@@ -39,8 +40,8 @@ depmod -b "$work/k" "$version"
 initrd=$work/initrd
 mkdir -p "$initrd"/{bin,modules,proc,sys,dev,lower,rw,root}
 cp "$(command -v busybox)" "$initrd/bin/busybox"
-"$vm/modules.sh" "$work/k" "$initrd/modules" virtio_pci virtio_blk erofs \
-	overlay
+"$vm/modules.sh" "$work/k" "$initrd/modules" virtio_pci virtio_mmio virtio_blk \
+	erofs overlay
 
 cat >"$initrd/init" <<'END'
 #!/bin/busybox sh
@@ -68,4 +69,5 @@ chmod +x "$initrd/init"
 chmod 644 "$work/initrd.gz" "$work/k/boot/vmlinuz-$version"
 mv "$work/k/boot/vmlinuz-$version" "$dir/vmlinuz"
 mv "$work/initrd.gz" "$dir/initrd"
+touch "$dir/mmio"
 echo "guest kernel: $version"

@@ -11,9 +11,9 @@ export LC_ALL=C
 PATH=$PATH:/usr/sbin:/sbin
 vm=$(cd "$(dirname "$0")" && pwd)
 dir=${1:-$vm/../../build/test/small-guest}
-[ -f "$dir/root.erofs" ] && [ -f "$dir/initrd" ] && exit
 mkdir -p "$dir"
 "$vm/initramfs.sh" "$dir"
+[ -f "$dir/root.erofs" ] && exit
 
 work=$(mktemp -d "$(realpath "$dir")/tree.XXXXXX")
 trap 'rm -rf "$work"' EXIT
