@@ -226,7 +226,8 @@ read_fail(unsigned i, int error)
 	reply_error(i, r->unique, error);
 }
 
-/* Its bytes are here: all of them go at once, or it waits again. */
+/* Its bytes are here: all of them go at once, or it waits again, and then all
+ * are copied again. */
 static void
 read_serve(unsigned i)
 {
@@ -283,7 +284,6 @@ on_read(unsigned i, const struct fuse_request *q)
 	r->direct = q->flags & O_DIRECT;
 	r->io.offset = q->offset;
 	r->io.length = length;
-	r->io.whole = true;
 	r->io.on_ready = read_ready;
 	ready = io_begin(&r->io);
 	r->parked = ready == 0;

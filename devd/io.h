@@ -71,9 +71,6 @@ enum io_state {
 struct io_req {
 	uint64_t offset;
 	uint32_t length;		/* 1..NBD_READ_MAX, within the device */
-	/* All of it is given out at once: what was copied before it was parked
-	 * again is wanted again. */
-	bool whole;
 	/* It was parked and is IO_READY or IO_FAILED now.  Never called from
 	 * inside the calls below.  May end this or any other request. */
 	void (*on_ready)(struct io_req *req);

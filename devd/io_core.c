@@ -430,8 +430,7 @@ io_end(struct io_req *req)
 static int
 req_lost(struct io_req *req, uint32_t pos, bool bad)
 {
-	if (!req->whole)
-		req->from = pos;
+	req->from = pos;
 	req->bad = bad ? (req->offset + pos) / core.unit + 1 : 0;
 	req_look(req);
 	if (req->state == IO_FAILED)

@@ -403,16 +403,24 @@ test_bytes_lost_midway_are_all_in_the_reply(void **state)
 	struct host *h = *state;
 	struct want w;
 
-	host_fill(h, 0, 1);
+	host_scratch(h, 2, NBD_READ_MAX + 2 * UNIT);
 	host_publish(h, 1, 0);
 	must(ftruncate(h->store, UNIT) == 0);	/* it can't be read */
 	put(h, ask_read(2, UNIT - 4096, 8192, 0));
+	w = host_want(h);
+	assert_int_equal(w.first, 0);
+	host_here_lane(h, &w, 0);
+	assert_int_equal(host_release(h), 0);	/* the first page is lost too */
 	w = host_want(h);
 	assert_int_equal(w.first, 1);
 	assert_true(w.again);
 	host_fill(h, 1, 1);
 	host_here(h, w.id, 0);
+	w = host_want(h);
+	assert_int_equal(w.first, 0);
+	host_here_lane(h, &w, 1);
 	get_right(h, 2, UNIT - 4096, 8192);
+	assert_int_equal(host_release(h), 1);
 }
 
 static void
