@@ -61,7 +61,7 @@ extern struct ipc_link *cached_link;	/* NULL while away */
 extern struct conf *conf;
 extern char run_dir[SOCKET_PATH_MAX + 1];
 extern char store_path[STORE_PATH_MAX + 1];	/* "": it is longer */
-extern char no_files[256];	/* why none is presented as a file; "": can be */
+extern char no_files[256];	/* why none is presented as one; "": can be */
 extern struct process processes[3];
 
 void reply(struct client *c, uint64_t id, unsigned type, const void *body);

@@ -22,11 +22,12 @@
 #define FUSE_MINOR_OLDEST	28
 #define FUSE_ROOT		1	/* the only node: the file itself */
 
-#define FUSE_READ_MAX	(1024 * 1024)	/* bytes of one READ: the kernel's limit
-					 * of 256 pages, fs.fuse.max_pages_limit */
+/* Bytes of one READ: the kernel's own limit, fs.fuse.max_pages_limit. */
+#define FUSE_READ_MAX	(1024 * 1024)
 #define FUSE_PAGES_MAX	(FUSE_READ_MAX / 4096)
-/* Of what the kernel may have under way unasked, which is read-ahead; below the slots of the journal, so that an open or a direct
- * read still finds one while all of these wait for the network. */
+/* Of what the kernel may have under way unasked, which is read-ahead; below the
+ * slots of the journal, so that an open or a direct read still finds one while
+ * all of these wait for the network. */
 #define FUSE_BACKGROUND	192
 #define FUSE_CONGESTED	144	/* then read-ahead holds back: 3/4, as its default */
 #define FUSE_WRITE_MAX	4096	/* never used; the least that the kernel takes */
@@ -77,7 +78,8 @@ struct fuse_request {
 	uint64_t unique;	/* its id; the kernel never uses one again */
 	uint64_t node;
 	uint32_t opcode;	/* enum fuse_op, or another */
-	uint32_t minor, flags;	/* INIT; flags: also of OPEN and READ, open(2)'s */
+	uint32_t minor;		/* INIT */
+	uint32_t flags;		/* INIT; of OPEN and READ open(2)'s */
 	uint32_t readahead;	/* INIT: bytes, as the kernel has it */
 	uint32_t length;	/* READ */
 	uint64_t offset;	/* READ */

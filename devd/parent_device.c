@@ -239,7 +239,8 @@ device_free(struct device *dev)
 	fd_close(dev->map);
 	fd_close(dev->stats);
 	fd_close(dev->listener);
-	fd_close(dev->fuse);	/* the last: who waits for an answer gets errors */
+	/* the last one: who waits for an answer gets errors */
+	fd_close(dev->fuse);
 	fd_close(dev->journal);
 	free(dev->path);
 	free(dev);

@@ -51,8 +51,9 @@ enum parent_type {
 	PARENT_STATE,		/* fd: attachments file; count: 0 or 1 (control) */
 	PARENT_STORE,		/* fd: the store directory (cached); text: its
 				 * path, "" if that is longer (control) */
-	PARENT_FILES,		/* devices can be presented as a file; status < 0: not,
-				 * text: what is wrong and what helps (control) */
+	PARENT_FILES,		/* devices can be presented as a file; status < 0:
+				 * not, text: what is wrong and what helps
+				 * (control) */
 	PARENT_STORE_LOCK,	/* fd: held open as long as cached lives */
 	PARENT_PEER,		/* fd: a new link to `peer`, replacing the old one;
 				 * with PEER_IO, for `device` (cached) */

@@ -28,8 +28,8 @@ image_push "$guest/root.erofs" guest:v1 \
 	--kernel "$guest/vmlinuz" --initrd "$guest/initrd"
 suite_start
 
-echo "\$ shedctl attach $IMAGE --integrity complete"
-uri=$(ctl attach "$IMAGE" --integrity complete --name guest)
+echo "\$ shedctl attach $IMAGE --present nbd --integrity complete"
+uri=$(ctl attach "$IMAGE" --present nbd --integrity complete --name guest)
 echo "$uri"
 echo "\$ qemu-system-x86_64 ... -blockdev driver=nbd,..."
 : >"$T/console"

@@ -28,8 +28,8 @@ image_push "$SMALL" demo:v1
 suite_start
 
 echo "registry $REGISTRY holds demo:v1, an erofs of $((SIZE / 1000000)) MB"
-echo "\$ shedctl attach $IMAGE --name demo --integrity complete"
-ctl attach "$IMAGE" --integrity complete --name demo | tee "$T/uri"
+echo "\$ shedctl attach $IMAGE --name demo --present nbd --integrity complete"
+ctl attach "$IMAGE" --present nbd --integrity complete --name demo | tee "$T/uri"
 files=(/usr/lib/os-release /usr/share/common-licenses/GPL-3 /usr/bin/bash)
 "$TOOLS/erofscat.py" --sum "$(<"$T/uri")" "${files[@]}" >"$T/read"
 for file in "${files[@]}"; do

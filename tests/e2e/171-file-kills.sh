@@ -7,7 +7,7 @@
 . "$(dirname "$0")/lib.sh"
 KILLS=${KILLS:-20}
 STEP=6		# new units that the reader reads in each round
-PRESENT=file
+PRESENT='file'
 victims=(devd-io fetcherd cached devd)
 
 [ "$(id -u)" -eq 0 ] || skip "a file needs root"

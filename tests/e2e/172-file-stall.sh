@@ -6,7 +6,7 @@
 # and --remove-devices frees even a reader of a service that is dead; when the
 # registry returns, the reads that waited have the right bytes.
 . "$(dirname "$0")/lib.sh"
-PRESENT=file
+PRESENT='file'
 READERS=48
 
 [ "$(id -u)" -eq 0 ] || skip "a file needs root"
@@ -128,5 +128,5 @@ ends_in 10 $last || fail "unkillable, or waits for ever: $last"
 wait $last && fail "a read of a dead service succeeded"
 "$BIN/devd" --remove-devices --run "$T/run" || fail "--remove-devices"
 ! grep -q " shedstream:$T/run " /proc/self/mountinfo || fail "a mount is left"
-left=$(ps -eo pid=,stat=,args= | grep -F "$file" | grep -v grep || true)
+left=$(pgrep -a -f -- "$file" || true)
 [ -z "$left" ] || fail "processes are left: $left"

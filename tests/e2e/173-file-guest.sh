@@ -5,7 +5,7 @@
 # from a device that is presented as a file, whose worker is killed meanwhile,
 # and reads what its image holds; a second boot fetches nothing.
 . "$(dirname "$0")/lib.sh"
-PRESENT=file
+PRESENT='file'
 
 [ "$(id -u)" -eq 0 ] || skip "a file needs root"
 [ -c /dev/fuse ] || skip "no /dev/fuse"

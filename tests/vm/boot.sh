@@ -18,14 +18,14 @@ export LC_ALL=C.UTF-8
 vm=$(cd "$(dirname "$0")" && pwd)
 guest=$vm/../../build/test/small-guest
 words='GUEST-OK [0-9a-f]{64}' seconds=300 append=shed.check login=
-disks=() second=() machine=() bus=pci cpu=(-cpu Nehalem,-cx16 -smp 2) more=
+disks=() second=() machine=() bus=pci cpu=(-cpu "Nehalem,-cx16" -smp 2) more=
 while getopts a:d:lmg:s:w:t: opt; do
 	case $opt in
 	a) append=$OPTARG ;;
 	d) disks+=("$OPTARG") ;;
 	m)
 		# no timer that the kernel could calibrate one by
-		machine=(-machine microvm,acpi=on,rtc=on)
+		machine=(-machine "microvm,acpi=on,rtc=on")
 		cpu=(-cpu max -smp 1) more='tsc_early_khz=2000000 lpj=8000000'
 		bus=device
 		;;
