@@ -264,21 +264,32 @@ test_other_kinds_are_refused(void **state)
 
 /* ---- files ---- */
 
+/* A new control, which was told whether there can be files. */
+static struct user
+files_told(struct host *h, struct parent_msg msg)
+{
+	host_kill(h);
+	host_begin(h);
+	host_tell(h, PARENT_FILES, msg, -1);
+	host_go(h);
+	return user_new(h, "shed");
+}
+
 /* Whoever asks for nothing gets a file where there can be one. */
 static void
 test_a_file_is_made_where_it_can_be(void **state)
 {
 	struct host *h = *state;
-	struct user u = user_new(h, "shed");
 	struct parent_msg can = { 0 }, cannot = { .status = -EPERM,
 		.text = "no fuse; load it" };
+	struct user u = files_told(h, cannot);
 	struct device_spec spec;
 	char path[256];
 
-	host_tell(h, PARENT_FILES, cannot, -1);
 	attach_as(&u, CTL_PRESENT(FILE), 0, "");
 	refused(&u, CTL_CODE(DEVICE_UNAVAILABLE), "no fuse; load it");
-	host_tell(h, PARENT_FILES, can, -1);
+	close(u.fd);
+	u = files_told(h, can);
 	for (unsigned i = 0; i < 2; i++) {
 		attach_as(&u, i ? CTL_PRESENT(AUTO) : CTL_PRESENT(FILE), 0,
 		    "f");
