@@ -31,7 +31,7 @@ host_start() {
 }
 
 on() { # HOST SHEDCTL'S ARGUMENTS...
-	"$BIN/shedctl" --socket "$T/$1/run/control.sock" "${@:2}"
+	ctl_at "$T/$1/run" "${@:2}"
 }
 
 hosts_stop() {

@@ -546,10 +546,14 @@ suite_pid() { # NAME: the one, or the first
 # NBD; most tests are about what both can.
 PRESENT=nbd
 ctl() {
-	local present=()
+	ctl_at "$T/run" "$@"
+}
+ctl_at() { # RUN-DIRECTORY ARGUMENT...: of one suite of several
+	local run=$1 present=()
+	shift
 	[ "${1-}" != attach ] || [ -z "$PRESENT" ] ||
 		[[ " $* " = *" --present "* ]] || present=(--present "$PRESENT")
-	"$BIN/shedctl" --socket "$T/run/control.sock" "$@" "${present[@]}"
+	"$BIN/shedctl" --socket "$run/control.sock" "$@" "${present[@]}"
 }
 
 status_of() { # NAME JQ-PATH
