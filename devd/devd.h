@@ -69,8 +69,10 @@ int mount_file(const char *path, const char *mark, int *fd);
 /* Take it away, and the file below it.  Whoever has it open keeps it as long as
  * its descriptor is kept.  Never waits for who serves it.  0 or -errno. */
 int mount_end(const char *path);
-/* Take away all mounts of that mark: how many, or -errno. */
-int mount_remove(const char *mark);
+/* Take away all mounts of that mark whose files lie in dir, from the root and
+ * without links: how many, or -errno.  Others of that mark, such as bind
+ * mounts, are their makers'. */
+int mount_remove(const char *mark, const char *dir);
 
 /* ---- spawn.c: processes ---- */
 

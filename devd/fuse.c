@@ -90,6 +90,7 @@ static struct {
 	struct fuse_read reads[FUSE_SLOTS];
 	struct region regions[DROP_SLOTS];
 	unsigned n_regions, next_region;
+	unsigned n_opens;	/* of the journal's, that are not free */
 	bool gone;
 } fuse = { .fd = -1 };
 
@@ -321,24 +322,12 @@ on_interrupt(unsigned i, const struct fuse_request *q)
 
 /* ---- openers ---- */
 
-static unsigned
-opens_count(void)
-{
-	unsigned n = 0;
-
-	for (size_t i = 0; i < FUSE_OPENS; i++)
-		n += fuse.journal->opens[i] != 0;
-	return n;
-}
-
 static void
 opens_tell(void)
 {
-	unsigned n = opens_count();
-
-	atomic_store_explicit(&core_stats_page()->openers, n,
+	atomic_store_explicit(&core_stats_page()->openers, fuse.n_opens,
 	    memory_order_relaxed);
-	fuse.openers(n);
+	fuse.openers(fuse.n_opens);
 }
 
 /* Where a handle stands, or 0 a free place.  NULL: nowhere. */
@@ -363,14 +352,16 @@ on_open(unsigned i, const struct fuse_request *q)
 		reply_error(i, q->unique, -EROFS);
 		return;
 	}
-	if (!place)
-		place = opens_find(0);
 	if (!place) {
-		reply_error(i, q->unique, -ENFILE);
-		return;
+		place = opens_find(0);
+		if (!place) {
+			reply_error(i, q->unique, -ENFILE);
+			return;
+		}
+		*place = q->unique;
+		fuse.n_opens++;
+		opens_tell();
 	}
-	*place = q->unique;
-	opens_tell();
 	reply(i, out, fuse_put_open(out, q->unique, q->unique), 0);
 }
 
@@ -381,6 +372,7 @@ on_release(unsigned i, const struct fuse_request *q)
 
 	if (place) {
 		*place = 0;
+		fuse.n_opens--;
 		opens_tell();
 	}
 	reply_error(i, q->unique, 0);
@@ -592,6 +584,8 @@ fuse_start(struct event_base *base, const char *name,
 	fuse.tick = evtimer_new(base, tick_due, NULL);
 	if (!fuse.tick)
 		log_die("no memory for the FUSE shim");
+	for (size_t i = 0; i < FUSE_OPENS; i++)
+		fuse.n_opens += fuse.journal->opens[i] != 0;
 	opens_tell();
 	journal_recover();
 	fuse.readable = event_new(base, fuse.fd, EV_READ | EV_PERSIST,

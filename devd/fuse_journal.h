@@ -13,12 +13,17 @@
 #include <stdint.h>
 
 #define FUSE_JOURNAL_VERSION 1	/* of this layout; 0: no worker was here yet */
-/* Requests that are not answered.  More than FUSE_BACKGROUND: see there. */
-#define FUSE_SLOTS	256
-/* Bytes of one: 80 of a READ, and room for whatever else there is to come.  The
- * tail of a longer request is nothing that is looked at. */
-#define FUSE_SLOT_SIZE	512
-#define FUSE_OPENS	1024	/* open(2)s at a time: VMs and tools of one image */
+/* Requests that are not answered.  Once all are reads that wait for the
+ * network, nobody else's is read: so many more than FUSE_BACKGROUND that it
+ * takes a crowd of direct readers and MADV_RANDOM mappings, which nothing else
+ * bounds. */
+#define FUSE_SLOTS	2048
+/* Bytes of one: 80 of a READ are the most that is looked at, and what is longer
+ * loses its tail. */
+#define FUSE_SLOT_SIZE	128
+/* open(2)s at a time: VMs and tools of one image, and no single process with a
+ * usual limit of descriptors can take them all. */
+#define FUSE_OPENS	8192
 
 /* A request as read(2) wrote it. */
 struct fuse_slot {

@@ -25,6 +25,8 @@
 #include "ipc/parent.h"
 #include "policy/policy.h"
 
+#define OPENERS_PAUSE_MS 100	/* as users of a draining device may notice */
+
 /* What this process may do, by how it presents the device. */
 static const struct policy nbd_policy = {
 	.process = "devd-io",
@@ -69,18 +71,47 @@ static struct {
 	const struct policy *policy;
 	struct device_spec device;	/* size 0: not given yet */
 	bool running;
+	struct event *openers_pause;
+	unsigned openers;
+	bool openers_changed;	/* since they were told */
 	/* Names that came before the server was made. */
 	char names[NBD_ALIASES][DEVICE_NAME_MAX + 1];
 	unsigned n_names;
 } io = { .shim = &nbd_shim, .policy = &nbd_policy };
 
+/* Whoever opens and closes all the time must not fill the queues of who is
+ * slower: one message in a while, which says what is so by then. */
+static void
+openers_tell(void)
+{
+	const struct timeval pause = { .tv_usec = OPENERS_PAUSE_MS * 1000 };
+	struct parent_msg msg = { .type = CHILD_OPENERS, .peer = PEER_IO,
+		.count = io.openers, .device = io.device };
+
+	io.openers_changed = false;
+	parent_send(io.parent, &msg, -1);
+	if (evtimer_add(io.openers_pause, &pause) < 0)
+		log_die("no memory for a timer");
+}
+
+static void
+openers_pause_over(evutil_socket_t fd, short what, void *arg)
+{
+	(void)fd;
+	(void)what;
+	(void)arg;
+	if (io.openers_changed)
+		openers_tell();
+}
+
+/* Also to the number that was told last: who looked meanwhile waits for it. */
 static void
 openers_changed(unsigned count)
 {
-	struct parent_msg msg = { .type = CHILD_OPENERS, .peer = PEER_IO,
-		.count = count, .device = io.device };
-
-	parent_send(io.parent, &msg, -1);
+	io.openers = count;
+	io.openers_changed = true;
+	if (!evtimer_pending(io.openers_pause, NULL))
+		openers_tell();
 }
 
 /* cached broke the protocol.  What waits goes on with its successor. */
@@ -203,6 +234,9 @@ main(int argc, char **argv)
 	io.base = event_base_new();
 	if (!io.base)
 		log_die("no event base");
+	io.openers_pause = evtimer_new(io.base, openers_pause_over, NULL);
+	if (!io.openers_pause)
+		log_die("no memory at start");
 	core_init(io.base, cached_broken);
 	io.parent = parent_attach(io.base, rules, ARRAY_LEN(rules), NULL);
 	policy_enter(io.policy, NULL, 0);

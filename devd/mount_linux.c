@@ -152,6 +152,18 @@ mount_file(const char *path, const char *mark, int *out)
 
 /* ---- ending ---- */
 
+/* Whoever mounted something by that name elsewhere, be it a bind mount of ours
+ * or one of a user's own, may turn any directory on the way there into a link:
+ * only what lies in our own directory is ours to take away. */
+static bool
+is_in(const char *dir, const char *path)
+{
+	size_t len = strlen(dir);
+
+	return strncmp(path, dir, len) == 0 && path[len] == '/' &&
+	    path[len + 1] != '\0' && !strchr(path + len + 1, '/');
+}
+
 int
 mount_end(const char *path)
 {
@@ -162,7 +174,7 @@ mount_end(const char *path)
 }
 
 struct removal {
-	const char *mark;
+	const char *mark, *dir;
 	char path[4096];	/* "": none found */
 };
 
@@ -171,23 +183,26 @@ find_marked(const struct mounted *m, void *arg)
 {
 	struct removal *removal = arg;
 
-	if (strcmp(m->source, removal->mark) != 0)
+	if (strcmp(m->source, removal->mark) != 0 ||
+	    !is_in(removal->dir, m->path))
 		return 0;
 	snprintf(removal->path, sizeof(removal->path), "%s", m->path);
 	return 1;
 }
 
-/* One at a time: the list changes with each. */
+/* One at a time: the list changes with each.  What can't be unmounted would be
+ * found again, and below it lies nothing of ours: so that is the end. */
 int
-mount_remove(const char *mark)
+mount_remove(const char *mark, const char *dir)
 {
-	struct removal removal = { .mark = mark };
+	struct removal removal = { .mark = mark, .dir = dir };
 	int n = 0, r;
 
 	while ((r = mounted_each(find_marked, &removal)) > 0) {
-		r = mount_end(removal.path);
-		if (r < 0)
-			return r;
+		if (umount2(removal.path, MNT_DETACH | UMOUNT_NOFOLLOW) < 0 ||
+		    (unlink(removal.path) < 0 && errno != ENOENT &&
+		    errno != EBUSY))
+			return -errno;
 		n++;
 	}
 	return r < 0 ? r : n;

@@ -30,8 +30,9 @@ mount_end(const char *path)
 }
 
 int
-mount_remove(const char *mark)
+mount_remove(const char *mark, const char *dir)
 {
 	(void)mark;
+	(void)dir;
 	return 0;
 }

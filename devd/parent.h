@@ -34,7 +34,6 @@ struct device {
 	int map, stats, listener;	/* -1: has none */
 	int fuse, journal;	/* of a file; likewise */
 	char *path;		/* of its socket or file; NULL: has none */
-	uint32_t openers;	/* as its worker last said */
 	bool announced;		/* control knows it as made */
 	bool ending;		/* gone when its worker is */
 };

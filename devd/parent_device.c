@@ -17,6 +17,7 @@
  */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <inttypes.h>
 #include <limits.h>
 #include <signal.h>
 #include <stdio.h>
@@ -40,17 +41,20 @@ struct parent_devices parent_devices =
 static const struct places *places;
 static const struct conf *conf;
 static gid_t group;
-static char *run;		/* from the root, without links */
+/* Where ours are mounted: from the root, without links. */
+static char *files;
 static char *mark;		/* the source of our mounts */
 
 static void
 run_known(const char *dir)
 {
-	run = realpath(dir, NULL);
+	_cleanup_free_ char *run = realpath(dir, NULL);
+
 	if (!run)
 		log_die("where is the run directory %s? %s", dir,
 		    strerror(errno));
-	if (asprintf(&mark, MARK "%s", run) < 0)
+	if (asprintf(&mark, MARK "%s", run) < 0 ||
+	    asprintf(&files, "%s/file", run) < 0)
 		log_die("no memory at start");
 }
 
@@ -58,7 +62,7 @@ int
 parent_device_remove_mounts(const char *dir)
 {
 	run_known(dir);
-	return mount_remove(mark);
+	return mount_remove(mark, files);
 }
 
 void
@@ -180,7 +184,7 @@ device_mount(struct device *dev)
 	dev->journal = shm_object("shedstream-journal", FUSE_JOURNAL_SIZE);
 	if (dev->journal < 0)
 		return dev->journal;
-	if (asprintf(&dev->path, "%s/file/%s", run, dev->spec.id) < 0)
+	if (asprintf(&dev->path, "%s/%s", files, dev->spec.id) < 0)
 		return -ENOMEM;
 	return mount_file(dev->path, mark, &dev->fuse);
 }
@@ -303,18 +307,31 @@ device_end(struct device *dev)
 		device_free(dev);
 }
 
+/* As its worker counts them. */
+static uint64_t
+device_openers(const struct device *dev)
+{
+	uint64_t n = 0;
+
+	fd_pread_all(dev->stats, &n, sizeof(n),
+	    offsetof(struct stats, openers));
+	return n;
+}
+
 void
 parent_device_stop(void)
 {
+	uint64_t openers;
 	struct device *dev;
 
 	TAILQ_FOREACH(dev, &parent_devices, entry) {
 		if (!device_is_file(dev) || dev->ending)
 			continue;
-		if (dev->openers > 0)
+		openers = device_openers(dev);
+		if (openers > 0)
 			log_warn("device %s: its file ends with this service; "
-			    "%u openers get errors from now on",
-			    dev->spec.name, dev->openers);
+			    "%" PRIu64 " openers get errors from now on",
+			    dev->spec.name, openers);
 		if (dev->worker.pid > 0)
 			kill(dev->worker.pid, SIGKILL);
 		device_close(dev);
@@ -368,7 +385,6 @@ parent_device_worker_openers(struct device *dev, uint32_t count)
 {
 	struct parent_msg msg = { .device = dev->spec, .count = count };
 
-	dev->openers = count;
 	parent_give(&control, PARENT_OPENERS, &msg, -1);
 }
 

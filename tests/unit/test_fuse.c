@@ -23,6 +23,8 @@
 #define UNIT		UNIT_SIZE
 #define SIZE		(16 * MIB + 100)	/* ends inside a page */
 #define QUIET_MS	100
+#define FLOOD		1000
+#define NONSENSE	256	/* slots: as many answers as the socket holds */
 #define ANY		1		/* a handle that no OPEN gave */
 
 struct ask {	/* a request, whole */
@@ -365,14 +367,62 @@ test_more_openers_than_it_can_count_are_refused(void **state)
 	for (uint64_t i = 0; i < FUSE_OPENS; i++) {
 		put(h, ask_open(2 * i + 2, O_RDONLY));
 		get(h, 2 * i + 2, 0, 16);
-		host_hear(h, CHILD_OPENERS);
 	}
+	assert_int_equal(h->stats->openers, FUSE_OPENS);
 	put(h, ask_open(99998, O_RDONLY));
 	get(h, 99998, -ENFILE, 0);
 	put(h, ask_release(100000, 2));
 	get(h, 100000, 0, 0);
 	put(h, ask_open(100002, O_RDONLY));
 	get(h, 100002, 0, 16);
+}
+
+/* Who reads slowly what is said of them is told less, and the last of it. */
+static void
+test_a_flood_of_opens_is_few_messages(void **state)
+{
+	struct host *h = *state;
+	unsigned told = 0;
+	uint64_t u = 2;
+
+	for (unsigned i = 0; i < FLOOD; i++, u += 4) {
+		put(h, ask_open(u, O_RDONLY));
+		get(h, u, 0, 16);
+		put(h, ask_release(u + 2, u));
+		get(h, u + 2, 0, 0);
+	}
+	put(h, ask_open(u, O_RDONLY));
+	get(h, u, 0, 16);
+	put(h, ask_open(u + 2, O_RDONLY));
+	get(h, u + 2, 0, 16);
+	while (host_hear(h, CHILD_OPENERS).count != 2)
+		told++;
+	assert_true(told <= FLOOD / 10);
+}
+
+/* What is told last is told even if it is what was told before. */
+static void
+test_each_close_is_told(void **state)
+{
+	struct host *h = *state;
+
+	put(h, ask_open(2, O_RDONLY));
+	get(h, 2, 0, 16);
+	put(h, ask_release(4, 2));
+	get(h, 4, 0, 0);
+	put(h, ask_open(6, O_RDONLY));
+	get(h, 6, 0, 16);
+	while (host_hear(h, CHILD_OPENERS).count != 1)
+		;
+	put(h, ask_release(8, 6));
+	get(h, 8, 0, 0);
+	assert_int_equal(host_hear(h, CHILD_OPENERS).count, 0);
+	put(h, ask_open(10, O_RDONLY));
+	get(h, 10, 0, 16);
+	put(h, ask_release(12, 10));
+	get(h, 12, 0, 0);
+	while (host_hear(h, CHILD_OPENERS).count != 0)
+		;
 }
 
 /* ---- waiting ---- */
@@ -532,7 +582,7 @@ test_died_before_it_looked_at_the_request(void **state)
 	host_fill(h, 0, 1);
 	die_idle(h);
 	leave(h, 17, ask_read(2, 100, 4096, 0));
-	leave(h, 255, ask_read(4, 0, 512, 0));
+	leave(h, FUSE_SLOTS - 1, ask_read(4, 0, 512, 0));
 	host_start_worker(h);
 	get_taken_over(h, 2, 100, 4096);
 	get_taken_over(h, 4, 0, 512);
@@ -689,7 +739,7 @@ test_a_journal_of_nonsense_is_survived(void **state)
 	uint64_t seed = 1;
 
 	die_idle(h);
-	for (unsigned i = 0; i < FUSE_SLOTS; i++) {
+	for (unsigned i = 0; i < NONSENSE; i++) {
 		uint8_t *p = (uint8_t *)&h->journal->slots[i];
 
 		for (size_t at = 0; at < FUSE_SLOT_SIZE; at++) {
@@ -701,14 +751,14 @@ test_a_journal_of_nonsense_is_survived(void **state)
 		else		/* of no such opcode */
 			h->journal->slots[i].len = 80;
 	}
-	for (unsigned i = 0; i < FUSE_SLOTS; i += 2) {
+	for (unsigned i = 0; i < NONSENSE; i += 2) {
 		struct ask a = { .len = 80, .opcode = 1000 + i,
 			.unique = 2 * i + 2 };
 
 		memcpy(h->journal->slots[i].rest, (uint8_t *)&a + 4, 36);
 	}
 	host_start_worker_begin(h);
-	for (unsigned i = 0; i < FUSE_SLOTS; i += 2)
+	for (unsigned i = 0; i < NONSENSE; i += 2)
 		get(h, 2 * i + 2, -ENOSYS, 0);
 	host_start_worker_end(h);
 	assert_goes_on(h);
@@ -741,6 +791,8 @@ main(void)
 		CASE(what_it_does_not_know_it_says),
 		CASE(a_long_or_broken_request_costs_only_itself),
 		CASE(openers_are_counted),
+		CASE(a_flood_of_opens_is_few_messages),
+		CASE(each_close_is_told),
 		CASE(nobody_opens_it_for_writing),
 		CASE(more_openers_than_it_can_count_are_refused),
 		CASE(a_missing_read_waits_and_others_pass_it),
