@@ -335,7 +335,7 @@ soak: tests
 	BUILD=$B KILLS=$(N) MIX_SECONDS=600 MIX_KILLS=500 TEST_TIMEOUT=7200 \
 	    REAL=1 tests/run.sh $(T)
 
-FUZZERS := ipc nbd manifest index http
+FUZZERS := ipc nbd fuse manifest index http
 SECONDS ?= 60
 fuzz:
 	@tests/fuzz/run.sh $(SECONDS) $(FUZZERS)

@@ -38,6 +38,7 @@ describe() {
 		packages=(libcrypto)
 		;;
 	nbd) sources=(devd/nbd_proto.c) ;;
+	fuse) sources=(devd/fuse_proto.c) ;;
 	http_head)
 		sources=(fetcherd/head.c fetcherd/guard.c fetcherd/redirect.c
 			base/fd.c)
