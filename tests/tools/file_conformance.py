@@ -5,7 +5,11 @@
 Random reads of 4 KiB to 4 MiB at odd offsets, buffered, direct and mapped, from
 an empty page cache and a full one; at the end and behind it; by many at a time;
 and what a read-only file refuses.  Prints how many reads were compared, exits 1
-at the first that is wrong."""
+at the first that is wrong.
+
+  file_conformance.py DEVICE FILE [SEED [small]]
+
+small: fewer of each, for an emulated processor."""
 
 import errno
 import mmap
@@ -170,16 +174,17 @@ class Device:
 
 def main():
     seed = int(sys.argv[3]) if len(sys.argv) > 3 else random.randrange(1 << 30)
+    small = len(sys.argv) > 4
     print("seed", seed, flush=True)
     d = Device(sys.argv[1], sys.argv[2], random.Random(seed))
     d.attributes()
     d.refusals()
     d.ends()
-    d.buffered(10)
-    d.direct(5)
-    d.mapped(100)
+    d.buffered(2 if small else 10)
+    d.direct(1 if small else 5)
+    d.mapped(10 if small else 100)
     for depth in DEPTHS:
-        d.crowd(depth, 20)
+        d.crowd(depth, 2 if small else 20)
     d.whole()
     print("compared", compared)
 
