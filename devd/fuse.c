@@ -341,7 +341,9 @@ opens_find(uint64_t handle)
 }
 
 /* Counted before it is answered: an opener that is not counted would lose the
- * device under it.  If a predecessor died in between, it is there already. */
+ * device under it.  If a predecessor died in between, it is there already.
+ * What the page cache has of a device that has failed may be wrong, and goes:
+ * the opener drops it, so that who waits for locked pages is not us. */
 static void
 on_open(unsigned i, const struct fuse_request *q)
 {
@@ -362,7 +364,8 @@ on_open(unsigned i, const struct fuse_request *q)
 		fuse.n_opens++;
 		opens_tell();
 	}
-	reply(i, out, fuse_put_open(out, q->unique, q->unique), 0);
+	reply(i, out, fuse_put_open(out, q->unique, q->unique,
+	    !core_failed()), 0);
 }
 
 static void

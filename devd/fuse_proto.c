@@ -268,10 +268,10 @@ fuse_put_attr(uint8_t *out, uint64_t unique, uint64_t size)
 }
 
 size_t
-fuse_put_open(uint8_t *out, uint64_t unique, uint64_t handle)
+fuse_put_open(uint8_t *out, uint64_t unique, uint64_t handle, bool keep)
 {
 	const struct open_out body = { .fh = handle,
-		.open_flags = FUSE_KEEP_CACHE };
+		.open_flags = keep ? FUSE_KEEP_CACHE : 0 };
 
 	return put(out, unique, 0, &body, sizeof(body));
 }

@@ -101,12 +101,14 @@ int fuse_read_length(const struct fuse_request *q, uint64_t size,
     uint32_t *length);
 
 /* Whole replies, FUSE_OUT_MAX bytes at most; each returns its length.  error: 0
- * or a negative errno.  put_header: body bytes follow it. */
+ * or a negative errno.  put_header: body bytes follow it.  put_open: keep the
+ * pages that are there, or drop them, for all openers. */
 size_t fuse_put_header(uint8_t *out, uint64_t unique, uint32_t body);
 size_t fuse_put_error(uint8_t *out, uint64_t unique, int error);
 size_t fuse_put_init(uint8_t *out, const struct fuse_request *q);
 size_t fuse_put_attr(uint8_t *out, uint64_t unique, uint64_t size);
-size_t fuse_put_open(uint8_t *out, uint64_t unique, uint64_t handle);
+size_t fuse_put_open(uint8_t *out, uint64_t unique, uint64_t handle,
+    bool keep);
 size_t fuse_put_statfs(uint8_t *out, uint64_t unique, uint64_t size);
 
 #endif

@@ -92,6 +92,7 @@ void core_init(struct event_base *base, void (*broken)(const char *why));
 int core_device(uint64_t size, uint32_t unit, int map_fd);
 int core_stats(int stats_fd);
 bool core_complete(void);		/* both were given */
+bool core_failed(void);		/* bytes were wrong: every read answers EIO */
 uint64_t core_size(void);
 uint32_t core_unit(void);
 struct stats *core_stats_page(void);

@@ -156,8 +156,8 @@ count(_Atomic uint64_t *counter, uint64_t n)
 
 /* ---- looking ---- */
 
-static bool
-map_failed(void)
+bool
+core_failed(void)
 {
 	return atomic_load_explicit(&core.map->state, memory_order_acquire) !=
 	    MAP_SERVING;
@@ -322,7 +322,7 @@ req_look(struct io_req *req)
 {
 	uint64_t first = req_first(req), last = req_last(req);
 
-	if (map_failed()) {
+	if (core_failed()) {
 		io_yield(req);
 		req->state = IO_FAILED;
 		req->error = -EIO;
@@ -544,7 +544,7 @@ io_hint(uint64_t offset, uint64_t length)
 	const struct io_req none = { 0 };
 	uint64_t window = NBD_READ_MAX / core.unit, first, last, end;
 
-	if (length == 0 || map_failed())
+	if (length == 0 || core_failed())
 		return;
 	end = (offset + length - 1) / core.unit;
 	for (first = offset / core.unit; first <= end; first = last + 1) {

@@ -93,7 +93,7 @@ replies(const struct fuse_request *q)
 	reply(q, out, fuse_put_error(out, q->unique, -ENOSYS));
 	reply(q, out, fuse_put_init(out, q));
 	reply(q, out, fuse_put_attr(out, q->unique, q->offset));
-	reply(q, out, fuse_put_open(out, q->unique, q->unique));
+	reply(q, out, fuse_put_open(out, q->unique, q->unique, true));
 	reply(q, out, fuse_put_statfs(out, q->unique, q->offset));
 }
 

@@ -359,6 +359,26 @@ test_nobody_opens_it_for_writing(void **state)
 	assert_int_equal(h->stats->openers, 0);
 }
 
+/* The pages that were read before may be wrong. */
+static void
+test_who_opens_a_failed_device_drops_its_pages(void **state)
+{
+	struct host *h = *state;
+	uint32_t flags;
+
+	put(h, ask_open(2, O_RDONLY));
+	get(h, 2, 0, 16);
+	memcpy(&flags, answer.body + 8, sizeof(flags));
+	assert_int_equal(flags, FUSE_KEEP_CACHE);
+	atomic_store(&h->map->state, MAP_BROKEN);
+	put(h, ask_open(4, O_RDONLY));
+	get(h, 4, 0, 16);
+	memcpy(&flags, answer.body + 8, sizeof(flags));
+	assert_int_equal(flags, 0);
+	put(h, ask_read(6, 0, 4096, 0));
+	get(h, 6, -EIO, 0);
+}
+
 static void
 test_more_openers_than_it_can_count_are_refused(void **state)
 {
@@ -793,6 +813,7 @@ main(void)
 		CASE(openers_are_counted),
 		CASE(a_flood_of_opens_is_few_messages),
 		CASE(each_close_is_told),
+		CASE(who_opens_a_failed_device_drops_its_pages),
 		CASE(nobody_opens_it_for_writing),
 		CASE(more_openers_than_it_can_count_are_refused),
 		CASE(a_missing_read_waits_and_others_pass_it),

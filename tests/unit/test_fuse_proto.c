@@ -259,7 +259,7 @@ test_an_open_keeps_the_cache_and_is_never_direct(void **state)
 	uint8_t out[FUSE_OUT_MAX];
 
 	(void)state;
-	assert_int_equal(fuse_put_open(out, 42, 77), 32);
+	assert_int_equal(fuse_put_open(out, 42, 77, true), 32);
 	assert_int_equal(u64(out + 16), 77);
 	assert_int_equal(u32(out + 24), 1 << 1);
 }
