@@ -1,6 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""Is DEVICE, a path, the bytes of FILE to whoever reads it, and however?
+"""Is DEVICE, a regular file or a block device, the bytes of FILE to whoever
+reads it, and however?
 
 Random reads of 4 KiB to 4 MiB at odd offsets, buffered, direct and mapped, from
 an empty page cache and a full one; at the end and behind it; by many at a time;
@@ -48,6 +49,7 @@ class Device:
         self.fd = os.open(device, os.O_RDONLY)
         file = os.open(path, os.O_RDONLY)
         self.size = os.fstat(file).st_size
+        self.block = stat.S_ISBLK(os.fstat(self.fd).st_mode)
         self.want = mmap.mmap(file, self.size, prot=mmap.PROT_READ)
         self.rng = rng
 
@@ -55,15 +57,31 @@ class Device:
         return self.rng.randrange(0, self.size) // align * align, count
 
     def attributes(self):
+        check(os.lseek(self.fd, 0, os.SEEK_END) == self.size, "SEEK_END")
         st = os.fstat(self.fd)
+        if self.block:
+            check(st.st_mode & 0o222 == 0, "it says that it is writable")
+            return
         check(stat.S_ISREG(st.st_mode), "it is no regular file")
         check(st.st_size == self.size, "its size is", st.st_size)
         check(st.st_mode & 0o222 == 0, "it says that it is writable")
-        check(os.lseek(self.fd, 0, os.SEEK_END) == self.size, "SEEK_END")
         check(os.lseek(self.fd, 0, os.SEEK_DATA) == 0, "SEEK_DATA")
         check(os.lseek(self.fd, 0, os.SEEK_HOLE) == self.size, "SEEK_HOLE")
 
+    def block_refusals(self):
+        """The node itself is the administrator's; its bytes are nobody's."""
+        try:
+            fd = os.open(self.device, os.O_RDWR)
+            os.pwrite(fd, b"x" * 4096, 0)
+            os.fsync(fd)
+            check(False, "it could be written to")
+        except OSError as e:
+            check(e.errno in (errno.EROFS, errno.EACCES, errno.EPERM), e)
+
     def refusals(self):
+        if self.block:
+            self.block_refusals()
+            return
         for flags in (os.O_RDWR, os.O_WRONLY, os.O_RDONLY | os.O_TRUNC):
             try:
                 os.close(os.open(self.device, flags))
@@ -93,7 +111,7 @@ class Device:
                      "buffered", at, count)
 
     def direct(self, rounds):
-        """Aligned, as O_DIRECT has it; this file takes any offset."""
+        """Aligned, as O_DIRECT has it."""
         fd = os.open(self.device, os.O_RDONLY | os.O_DIRECT)
         for _ in range(rounds):
             for count in SIZES:
@@ -119,7 +137,7 @@ class Device:
             end = self.size // 4096 * 4096
             same(m[end:], self.want[end:], "mapped, the end")
         with open(self.device, "rb") as f:
-            m = mmap.mmap(f.fileno(), 0, flags=mmap.MAP_PRIVATE,
+            m = mmap.mmap(f.fileno(), self.size, flags=mmap.MAP_PRIVATE,
                           prot=mmap.PROT_READ)
             same(m[:MIB], self.want[:MIB], "mapped privately")
 

@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
 """Compares every byte it reads of a device with a local file.  The device is
-an NBD URI or the path of a file.
+an NBD URI or the path of a file or block device.
 
   touch N    reads a few KiB in N random 64 KiB units; prints {units, bytes}
   paced      reads all the time; each line `more N` on stdin lets it read N
@@ -41,7 +41,7 @@ class Reader:
         if uri.startswith("/"):
             self.nbd = None
             self.device = os.open(uri, os.O_RDONLY)
-            if os.fstat(self.device).st_size != self.size:
+            if os.lseek(self.device, 0, os.SEEK_END) != self.size:
                 sys.exit("reader: the device has another size")
         else:
             self.connect()
