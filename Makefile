@@ -27,8 +27,17 @@ BASE_OS := base/shm_linux.c base/self_linux.c base/peer_linux.c
 POLICY_OS := policy/linux.c policy/linux_landlock.c policy/linux_seccomp.c \
 	policy/linux_try.c
 POLICY_LIBS := $(shell pkg-config --libs libseccomp 2>/dev/null)
-DEVD_OS := devd/mount_linux.c
+DEVD_OS := devd/mount_linux.c devd/openers_linux.c
 IO_OS := devd/sendfile_linux.c devd/fuse.c
+# ublk needs liburing; without it that kind is refused, with the remedy.
+ifeq ($(shell pkg-config --exists liburing && echo yes),yes)
+DEVD_OS += devd/ublk_linux.c
+IO_OS += devd/ublk.c
+URING := liburing
+else
+DEVD_OS += devd/ublk_none.c
+IO_OS += devd/ublk_shim_none.c
+endif
 CACHED_OS := cached/disk_linux.c cached/idle_linux.c
 else
 $(error This version builds on Linux only)
@@ -57,7 +66,8 @@ CACHED := cached/main.c cached/open.c cached/find.c cached/image.c \
 	cached/sync.c cached/finish.c cached/quarantine.c cached/hold.c \
 	cached/room.c cached/gc.c cached/scrub.c cached/copy.c \
 	cached/work.c cached/status.c cached/store.c cached/disk.c $(CACHED_OS)
-DEVD := devd/main.c devd/parent.c devd/parent_device.c $(DEVD_OS) devd/places.c \
+DEVD := devd/main.c devd/parent.c devd/parent_device.c devd/parent_ublk.c \
+	devd/apart.c devd/ublk_kernel.c $(DEVD_OS) devd/places.c \
 	devd/spawn.c devd/control.c \
 	devd/op.c devd/attach.c devd/store.c devd/device.c devd/answer.c \
 	devd/doctor.c devd/metrics.c \
@@ -82,6 +92,8 @@ PROGRAMS := devd devd-io cached fetcherd shedctl shedpack
 
 devd_SRC := $(DEVD) $(SUITE)
 devd-io_SRC := $(DEVD_IO) $(SUITE)
+devd_PKGS := $(URING)
+devd-io_PKGS := $(URING)
 cached_SRC := $(CACHED) $(IMAGE) $(SUITE)
 cached_PKGS := jansson
 fetcherd_SRC := $(FETCHERD) $(SUITE)
@@ -192,6 +204,8 @@ test_mix_threads_PKGS := libxxhash jansson
 test_mix_threads_LIBS := $(foreach f,log_line munmap shm_map \
 	shm_private_writer sendmsg recvmsg disk_write disk_punch disk_copy \
 	disk_sync,-Wl,--wrap=$f)
+UNIT += test_ublk_kernel
+test_ublk_kernel_SRC := devd/ublk_kernel.c
 test_names_SRC := devd/names.c $(BASE)
 test_attachments_SRC := devd/attachments.c $(BASE)
 test_control_SRC := $(IPC) $(BASE) $(GEN)

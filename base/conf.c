@@ -252,6 +252,20 @@ set_present(struct conf *conf, const char *value, void *field)
 }
 
 static int
+set_ublk(struct conf *conf, const char *value, void *field)
+{
+	static const struct word words[] = { { "auto", 0 }, { "force", 1 },
+		{ NULL, 0 } };
+	uint32_t v;
+
+	(void)conf;
+	if (set_word(words, value, &v) < 0)
+		return -EINVAL;
+	*(bool *)field = v;
+	return 0;
+}
+
+static int
 set_outage(struct conf *conf, const char *value, void *field)
 {
 	static const struct word words[] = { { "stall", 0 }, { "eio", 1 },
@@ -321,6 +335,7 @@ static const struct key keys[] = {
 	{ "network", "on-outage", set_outage, AT(outage_eio), "stall or eio" },
 	{ "network", "outage-delay", set_outage_delay, AT(outage_delay_s), "a time as 60 or 5m, and at least the 30 s that a chunk may take; for one device it may be less, see shedctl attach --outage-delay" },
 	{ "devices", "present", set_present, AT(present), "auto, nbd, ublk, file or plain" },
+	{ "devices", "ublk", set_ublk, AT(ublk_force), "auto or force" },
 	{ "devices", "max", set_u32, AT(max_devices), "a number" },
 	{ "devices", "group", set_string, AT(group), "a group's name" },
 	{ "prefetch", "boot", set_bool, AT(prefetch_boot), "yes or no" },

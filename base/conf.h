@@ -49,6 +49,7 @@ struct conf {
 	uint32_t outage_delay_s;	/* times_fit() */
 	/* [devices] */
 	uint32_t present;	/* CTL(Present) */
+	bool ublk_force;	/* also on kernels that are known to hang */
 	uint32_t max_devices;
 	char *group;		/* may use the control socket */
 	/* [prefetch] */

@@ -309,6 +309,9 @@ attach_opened(struct op *o, const void *body)
 		op_fail(o, CTL_CODE(DEVICE_UNAVAILABLE), true, "%s is not "
 		    "whole in a file of its own; see the log, or use "
 		    "--present nbd", a->image);
+	else if (spec.present == CTL_PRESENT(UBLK) && spec.size % 512 != 0)
+		op_fail(o, CTL_CODE(DEVICE_UNAVAILABLE), false, "%s is no "
+		    "whole number of sectors; use --present file", a->image);
 	else
 		opened_attach(a, &spec, data);
 }
@@ -468,24 +471,22 @@ present_wanted(uint32_t present)
 	if (present == CTL_PRESENT(AUTO))
 		present = conf->present;
 	if (present == CTL_PRESENT(AUTO))
-		present = no_files[0] ? CTL_PRESENT(NBD) : CTL_PRESENT(FILE);
+		present = no_kind[CTL_PRESENT(FILE)][0] ? CTL_PRESENT(NBD) :
+		    CTL_PRESENT(FILE);
 	return present;
 }
 
 static bool
 present_refused(struct client *c, uint64_t id, uint32_t present)
 {
-	if (present == CTL_PRESENT(NBD) ||
-	    (present == CTL_PRESENT(FILE) && !no_files[0]))
-		return false;
-	if (present == CTL_PRESENT(FILE))
-		reply_error(c, id, CTL_CODE(DEVICE_UNAVAILABLE), false, "%s",
-		    no_files);
-	else if (present != CTL_PRESENT(PLAIN))
+	if (present >= PRESENTS)
 		reply_error(c, id, CTL_CODE(DEVICE_UNAVAILABLE), false, "this "
-		    "version presents devices as nbd, file and plain only; use "
-		    "--present nbd");
-	else if (store_path[0] == '\0')
+		    "version presents devices as nbd, file, ublk and plain "
+		    "only; use --present nbd");
+	else if (no_kind[present][0])
+		reply_error(c, id, CTL_CODE(DEVICE_UNAVAILABLE), false, "%s",
+		    no_kind[present]);
+	else if (present == CTL_PRESENT(PLAIN) && store_path[0] == '\0')
 		reply_error(c, id, CTL_CODE(DEVICE_UNAVAILABLE), false, "the "
 		    "path of the store is longer than %d bytes, so that no "
 		    "file in it can be named; use --present nbd, or a store "
@@ -617,6 +618,7 @@ on_detach(void *owner, struct ipc_link *link, struct ipc_message *msg)
 	struct client *c = owner;
 	struct device *d = device_by_name(m->name);
 	char consumer[CONSUMER_TEXT + 1];
+	bool ublk = d && d->spec.present == CTL_PRESENT(UBLK);
 	int r = 0;
 
 	(void)link;
@@ -635,6 +637,7 @@ on_detach(void *owner, struct ipc_link *link, struct ipc_message *msg)
 		    "can't be written down: %s; see the log", strerror(-r));
 		return;
 	}
-	done.torn_down = !d || device_drop_if_unused(d);
+	/* Of a ublk device the parent has to find out who has it open. */
+	done.torn_down = !d || (device_drop_if_unused(d) && !ublk);
 	reply(c, msg->id, CTL_BODY(DETACHED), &done);
 }

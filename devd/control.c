@@ -106,7 +106,11 @@ struct ipc_link *cached_link;
 struct conf *conf;
 char run_dir[SOCKET_PATH_MAX + 1];
 char store_path[STORE_PATH_MAX + 1];
-char no_files[256] = "this service can't mount; use --present nbd";
+char no_kind[PRESENTS][256] = {
+	[CTL_PRESENT(FILE)] = "this service can't mount; use --present nbd",
+	[CTL_PRESENT(UBLK)] = "this service can't make ublk devices; use "
+	    "--present nbd",
+};
 struct process processes[3] = {
 	{ PEER_CONTROL, "devd", 0, 0 },
 	{ PEER_CACHED, "cached", 0, 0 },
@@ -220,8 +224,7 @@ on_hello(void *owner, struct ipc_link *link, struct ipc_message *msg)
 {
 	const CTL(Hello) *m = msg->body;
 	CTL(HelloReply) r = SHEDSTREAM__CONTROL__V1__HELLO_REPLY__INIT;
-	Shedstream__Control__V1__Present kinds[] = { CTL_PRESENT(NBD),
-		CTL_PRESENT(PLAIN), CTL_PRESENT(FILE) };
+	Shedstream__Control__V1__Present kinds[PRESENTS];
 	struct client *c = owner;
 
 	if (m->protocol != PROTOCOL) {
@@ -243,7 +246,9 @@ on_hello(void *owner, struct ipc_link *link, struct ipc_message *msg)
 	r.protocol = PROTOCOL;
 	r.version = (char *)VERSION;
 	r.kinds = kinds;
-	r.n_kinds = ARRAY_LEN(kinds) - (no_files[0] != '\0');
+	for (unsigned i = CTL_PRESENT(NBD); i < PRESENTS; i++)
+		if (!no_kind[i][0])
+			kinds[r.n_kinds++] = i;
 	reply(c, msg->id, CTL_BODY(HELLO_REPLY), &r);
 }
 
@@ -462,10 +467,12 @@ on_parent_store(const struct parent_msg *msg, int fd)
 }
 
 static void
-on_parent_files(const struct parent_msg *msg, int fd)
+on_parent_kind(const struct parent_msg *msg, int fd)
 {
 	(void)fd;
-	snprintf(no_files, sizeof(no_files), "%s", msg->text);
+	if (msg->count >= PRESENTS)
+		log_die("the parent told of a kind %u", msg->count);
+	snprintf(no_kind[msg->count], sizeof(no_kind[0]), "%s", msg->text);
 }
 
 static void
@@ -524,7 +531,7 @@ static const struct parent_rule parent_rules[] = {
 	{ PARENT_CONF, true, on_parent_conf },
 	{ PARENT_LISTEN, true, on_parent_listen },
 	{ PARENT_STORE, false, on_parent_store },
-	{ PARENT_FILES, false, on_parent_files },
+	{ PARENT_KIND, false, on_parent_kind },
 	{ PARENT_STATE, true, on_parent_state },
 	{ PARENT_PEER, true, on_parent_peer },
 	{ PARENT_CHILD, false, on_parent_child },

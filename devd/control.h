@@ -30,6 +30,7 @@
 #define STORE_PATH_MAX	255	/* of the text of a struct parent_msg */
 #define DATA_TEXT_MAX	255	/* of a data file below the store */
 #define DEVICE_PATH_SIZE 640	/* an NBD URI, or STORE/DATA */
+#define PRESENTS	(CTL_PRESENT(PLAIN) + 1)
 #define CLIENTS_MAX	128
 #define QUERIES_MAX	16	/* of one client, under way */
 #define HELLO_MS	10000	/* to say hello in */
@@ -61,7 +62,9 @@ extern struct ipc_link *cached_link;	/* NULL while away */
 extern struct conf *conf;
 extern char run_dir[SOCKET_PATH_MAX + 1];
 extern char store_path[STORE_PATH_MAX + 1];	/* "": it is longer */
-extern char no_files[256];	/* why none is presented as one; "": can be */
+/* Why no device is presented that way, and what helps, by CTL(Present); "": one
+ * can be. */
+extern char no_kind[PRESENTS][256];
 extern struct process processes[3];
 
 void reply(struct client *c, uint64_t id, unsigned type, const void *body);
@@ -94,6 +97,7 @@ struct device {
 	char data[DATA_TEXT_MAX + 1];	/* plain: its file, in the store */
 	char aliases[ALIASES_MAX][DEVICE_NAME_MAX + 1];
 	unsigned n_aliases;
+	uint32_t number;	/* of /dev/ublkbN */
 	TAILQ_HEAD(, consumer) consumers;
 	unsigned n_consumers;
 	const struct stats *stats;	/* NULL until it is ready */

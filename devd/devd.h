@@ -74,6 +74,64 @@ int mount_end(const char *path);
  * mounts, are their makers'. */
 int mount_remove(const char *mark, const char *dir);
 
+/* ---- apart.c: work in a process that can be abandoned ---- */
+
+struct apart;
+#define APART_FD	4	/* where such a process finds what it keeps */
+/* Called there, with no other descriptors than 0 to 2 open.  Its result. */
+typedef int apart_work(const void *arg);
+typedef void apart_done(void *owner, int result);
+
+/* Run it, with descriptor keep (or -1), and wait: its result, -ETIMEDOUT after
+ * ms, -ECHILD without one, -errno of starting it. */
+int apart_run(apart_work *work, const void *arg, int keep, int ms);
+/* The same without waiting: done() is told, from the event loop.  arg and keep
+ * stay the caller's and are not needed any more.  NULL: it can't be started. */
+struct apart *apart_start(struct event_base *base, apart_work *work,
+    const void *arg, int keep, int ms, apart_done *done, void *owner);
+void apart_free(struct apart *apart);	/* kill it; done() is not called */
+
+/* ---- openers_linux.c ---- */
+
+/* Does anybody have this block device (ublkb0) open, mounted or below another?
+ * 1, 0; -errno: it can't be told.  Run apart. */
+int openers_any(const char *name);
+
+/* ---- ublk_linux.c, ublk_none.c: the kernel's ublk driver; root's ---- */
+
+enum ublk_act {
+	UBLK_ACT_PROBE,		/* has it the features we need? */
+	UBLK_ACT_MAKE,		/* a device of size, mark: its number */
+	UBLK_ACT_START,		/* its worker is ready; node for group */
+	UBLK_ACT_RECOVER,	/* its worker died: wait until that was seen */
+	UBLK_ACT_RESUME,	/* the new one is ready */
+	UBLK_ACT_REMOVE,	/* also while somebody has it open */
+	UBLK_ACT_SWEEP,		/* all of that mark: how many */
+};
+
+struct ublk_ask {
+	enum ublk_act act;
+	uint32_t number;	/* of /dev/ublkbN; not of PROBE, MAKE, SWEEP */
+	uint64_t size;		/* bytes, of whole sectors of 512 */
+	uint64_t mark;		/* of the instance */
+	pid_t opener;		/* who opened the character device */
+	gid_t group;
+};
+
+#define UBLK_PROBE_MS	2000
+
+/* Do it: an apart_work of a struct ublk_ask.  >= 0, or -errno. */
+int ublk_act(const void *ask);
+/* Its character device, for the worker alone.  The descriptor, or -errno. */
+int ublk_open(uint32_t number);
+/* Can there be such devices?  0; -errno, and *remedy as of mount_possible().
+ * force: on any kernel. */
+int ublk_possible(bool force, const char **remedy);
+
+/* ublk_kernel.c: why this kernel (uname -r) is not to be used, with the remedy,
+ * or NULL. */
+const char *ublk_kernel_refused(const char *release);
+
 /* ---- spawn.c: processes ---- */
 
 struct child {

@@ -196,6 +196,10 @@ device_path(const struct device *d, const char *name, char *out, size_t size)
 		snprintf(out, size, "%s/file/%s", run_dir, d->spec.id);
 		return;
 	}
+	if (d->spec.present == CTL_PRESENT(UBLK)) {
+		snprintf(out, size, "/dev/ublkb%u", d->number);
+		return;
+	}
 	encode(run_dir, dir, sizeof(dir));
 	snprintf(out, size, "nbd+unix:///%s?socket=%s/nbd/%s.sock", name, dir,
 	    d->spec.id);
@@ -434,6 +438,7 @@ on_parent_device(const struct parent_msg *msg, int passed)
 		log_die("no memory for a device");
 	map_stats(d, fd);
 	d->spec.restarts = msg->device.restarts;
+	d->number = msg->count;
 	d->state = DEVICE_READY;
 	for (unsigned i = 0; i < d->n_aliases; i++)
 		tell_worker_name(d, d->aliases[i]);
@@ -498,7 +503,7 @@ device_worker_started(const struct parent_msg *msg)
 	for (unsigned i = 0; i < d->n_aliases; i++)
 		tell_worker_name(d, d->aliases[i]);
 	snprintf(text, sizeof(text), "its worker %s and was started again; %s",
-	    msg->text, d->spec.present == CTL_PRESENT(FILE) ?
+	    msg->text, d->spec.present != CTL_PRESENT(NBD) ?
 	    "reads go on" : "clients reconnect");
 	event_send("worker-restarted", d->spec.name, &d->spec.blob, text);
 	if (device_draining(d))

@@ -130,6 +130,8 @@ void want_link(int fd);
 extern const struct ipc_table want_table;
 /* The file in a slot < MAP_SLOTS, or -1. */
 int want_store(uint32_t slot);
+/* Another one whenever a descriptor means another file, or may. */
+unsigned want_generation(void);
 /* Ask for first..last on behalf of req; core_answered() follows, unless
  * want_leave() comes before it.  false: no room. */
 bool want_ask(struct io_req *req, uint64_t first, uint64_t last, bool again);
@@ -141,10 +143,13 @@ void core_answered(struct io_req *req, int error);
 /* A unit's bytes in a lane (or NULL), or NULL: not there, or void. */
 const uint8_t *lane_unit(const struct io_lane *lane, uint64_t unit);
 
-/* ---- shims: nbd.c, and on Linux fuse.c ---- */
+/* ---- shims: nbd.c, and on Linux fuse.c, ublk.c ---- */
 
 /* How a worker presents its device. */
 struct shim {
+	/* Optional: what takes rights that the policy takes away, once, before
+	 * anything was read; ends the process if it fails. */
+	void (*prepare)(void);
 	/* One of the objects that the parent hands to a worker of this kind; fd
 	 * is taken.  0, or -errno: it is none, or won't do. */
 	int (*take)(enum parent_type type, int fd);
@@ -156,7 +161,7 @@ struct shim {
 	/* Optional: the device is also called that.  0 or -errno. */
 	int (*alias)(const char *name);
 };
-extern const struct shim nbd_shim, fuse_shim;
+extern const struct shim nbd_shim, fuse_shim, ublk_shim;
 
 /* ---- nbd.c: connections and their requests ---- */
 

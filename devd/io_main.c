@@ -2,13 +2,13 @@
 /*
  * devd-io: presents one device.  No network, no paths; what it reads from it
  * was given by descriptor: the device's map and statistics page, what its shim
- * needs (a listening socket, or a mount and its journal) and its links by the
- * parent, its store files by cached.
+ * needs (a listening socket, a mount and its journal, a character device), its
+ * links by the parent, its store files by cached.
  *
  *	START --policy, then what the parent hands over--> PARENT_GO --> RUN
  *
- * `devd-io` presents the device by NBD, `devd-io file` as a file.  It keeps
- * nothing that a successor would miss.
+ * `devd-io` presents the device by NBD, `devd-io file` as a file, `devd-io
+ * ublk` as a block device.  It keeps nothing that a successor would miss.
  */
 #include <errno.h>
 #include <signal.h>
@@ -43,6 +43,25 @@ static const struct policy file_policy = {
 	.files = MAP_SLOTS + 32,	/* store files, and a few of its own */
 	.file_size = 0,
 };
+static const struct policy ublk_policy = {
+	.process = "devd-io",
+	.user = "_sheddev",
+	.words = "stdio event unix pread uring",
+	.files = MAP_SLOTS + 32,
+	.file_size = 0,
+};
+
+/* How it presents its device, by its argument. */
+static const struct kind {
+	const char *argument;	/* NULL: none */
+	const struct shim *shim;
+	const struct policy *policy;
+	const char *lacks;	/* where the build has no such shim */
+} kinds[] = {
+	{ NULL, &nbd_shim, &nbd_policy, "" },
+	{ "file", &fuse_shim, &file_policy, "this system has no FUSE" },
+	{ "ublk", &ublk_shim, &ublk_policy, "this build has no ublk" },
+};
 
 /* What it may be asked: by cached, rules at the end of io_want.c; by the
  * parent: */
@@ -57,6 +76,7 @@ static const struct parent_rule rules[] = {
 	{ PARENT_LISTEN, true, on_object },
 	{ PARENT_FUSE, true, on_object },
 	{ PARENT_JOURNAL, true, on_object },
+	{ PARENT_UBLK, true, on_object },
 	{ PARENT_PEER, true, on_peer },
 	{ PARENT_DEVICE, true, on_device },
 	{ PARENT_STATS, true, on_stats },
@@ -68,7 +88,6 @@ static struct {
 	struct event_base *base;
 	struct parent_link *parent;
 	const struct shim *shim;
-	const struct policy *policy;
 	struct device_spec device;	/* size 0: not given yet */
 	bool running;
 	struct event *openers_pause;
@@ -77,7 +96,7 @@ static struct {
 	/* Names that came before the server was made. */
 	char names[NBD_ALIASES][DEVICE_NAME_MAX + 1];
 	unsigned n_names;
-} io = { .shim = &nbd_shim, .policy = &nbd_policy };
+} io;
 
 /* Whoever opens and closes all the time must not fill the queues of who is
  * slower: one message in a while, which says what is so by then. */
@@ -206,9 +225,20 @@ on_go(const struct parent_msg *msg, int fd)
 	parent_send(io.parent, &ready, -1);
 }
 
+static const struct kind *
+kind_of(const char *argument)
+{
+	for (size_t i = 1; argument && i < ARRAY_LEN(kinds); i++)
+		if (strcmp(kinds[i].argument, argument) == 0)
+			return &kinds[i];
+	return &kinds[0];
+}
+
 int
 main(int argc, char **argv)
 {
+	const struct kind *kind = kind_of(argv[1]);
+
 	log_init("devd-io");
 	if (argc == 2 && strcmp(argv[1], "--messages") == 0) {
 		ipc_print_table("devd-io", &want_table);
@@ -218,18 +248,17 @@ main(int argc, char **argv)
 		printf("devd-io %s\n", VERSION);
 		return 0;
 	}
-	if (argc > 1 && strcmp(argv[1], "file") == 0) {
-		io.shim = &fuse_shim;
-		io.policy = &file_policy;
+	if (kind->argument) {
 		argv++;
 		argc--;
 	}
 	if (argc == 4 && strcmp(argv[1], "--try") == 0) {
-		policy_enter(io.policy, NULL, 0);
+		policy_enter(kind->policy, NULL, 0);
 		policy_try(argv[2], argv[3]);
 	}
+	io.shim = kind->shim;
 	if (!io.shim->start)
-		log_die("this system has no FUSE");
+		log_die("%s", kind->lacks);
 	signal(SIGPIPE, SIG_IGN);
 	io.base = event_base_new();
 	if (!io.base)
@@ -239,7 +268,9 @@ main(int argc, char **argv)
 		log_die("no memory at start");
 	core_init(io.base, cached_broken);
 	io.parent = parent_attach(io.base, rules, ARRAY_LEN(rules), NULL);
-	policy_enter(io.policy, NULL, 0);
+	if (io.shim->prepare)
+		io.shim->prepare();
+	policy_enter(kind->policy, NULL, 0);
 	event_base_dispatch(io.base);
 	return 1;
 }

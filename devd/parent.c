@@ -44,6 +44,8 @@ static int conf_fd, control_socket, store_dir, store_lock, state_fd[2];
 static char *store_path;	/* from the root, without links */
 static gid_t group;
 static bool stopping, announced_ready;
+/* Why no device is presented as a file, or by ublk; NULL: can be. */
+static const char *kind_file, *kind_ublk;
 
 struct child control = { .peer = PEER_CONTROL, .program = "devd",
 	.argument = "--control" };
@@ -169,22 +171,29 @@ setup_cached(void)
 	parent_device_setup_cached();
 }
 
+/* Why none is presented that way, or NULL. */
+static void
+give_kind(uint32_t present, const char *remedy)
+{
+	struct parent_msg msg = { .count = present,
+		.status = remedy ? -ENOTSUP : 0 };
+
+	snprintf(msg.text, sizeof(msg.text), "%s", remedy ? remedy : "");
+	parent_give(&control, PARENT_KIND, &msg, -1);
+}
+
 static void
 setup_control(void)
 {
 	struct parent_msg msg = { 0 };
-	const char *remedy;
 
 	snprintf(msg.text, sizeof(msg.text), "%s", places->run);
 	parent_give(&control, PARENT_LISTEN, &msg, control_socket);
 	snprintf(msg.text, sizeof(msg.text), "%s",
 	    strlen(store_path) < sizeof(msg.text) ? store_path : "");
 	parent_give(&control, PARENT_STORE, &msg, -1);
-	msg.status = mount_possible(&remedy);
-	snprintf(msg.text, sizeof(msg.text), "%s", msg.status < 0 ? remedy :
-	    "");
-	parent_give(&control, PARENT_FILES, &msg, -1);
-	msg.status = 0;
+	give_kind(CTL_PRESENT(FILE), kind_file);
+	give_kind(CTL_PRESENT(UBLK), kind_ublk);
 	for (msg.count = 0; msg.count < 2; msg.count++)
 		parent_give(&control, PARENT_STATE, &msg, state_fd[msg.count]);
 	for (size_t i = 0; i < ARRAY_LEN(daemons); i++)
@@ -368,8 +377,8 @@ static const struct parent_ops child_ops = {
 
 static void restart_due(evutil_socket_t fd, short what, void *arg);
 
-static void
-child_start_later(struct child *child, uint32_t wait_ms)
+void
+parent_start_child_later(struct child *child, uint32_t wait_ms)
 {
 	struct timeval wait = { wait_ms / 1000, wait_ms % 1000 * 1000 };
 
@@ -386,7 +395,7 @@ parent_start_child(struct child *child)
 
 	if (r < 0) {
 		log_err("start %s: %s", child->program, strerror(-r));
-		child_start_later(child, START_RETRY_MS);
+		parent_start_child_later(child, START_RETRY_MS);
 		return;
 	}
 	child_setup(child);
@@ -439,17 +448,19 @@ child_ended(struct child *child, int status)
 
 	if (stopping)
 		return;
-	if (dev && parent_device_worker_ended(dev))
-		return;
-	log_warn("%s%s%s %s; starting it again in %u ms", child->program,
-	    dev ? " of device " : "", dev ? dev->spec.name : "", child->why,
-	    wait_ms);
-	if (dev)
+	if (!dev || !dev->ending)
+		log_warn("%s%s%s %s; starting it again in %u ms",
+		    child->program, dev ? " of device " : "",
+		    dev ? dev->spec.name : "", child->why, wait_ms);
+	if (dev) {
 		dev->spec.restarts = child->restarts;
+		if (parent_device_worker_ended(dev, wait_ms))
+			return;
+	}
 	if (wait_ms == 0)
 		parent_start_child(child);
 	else
-		child_start_later(child, wait_ms);
+		parent_start_child_later(child, wait_ms);
 }
 
 static void
@@ -554,14 +565,16 @@ on_signal(int sig, event_callback_fn callback)
 static void
 say_what_ends(void)
 {
-	const char *remedy;
-
-	if (mount_possible(&remedy) == 0)
+	if (mount_possible(&kind_file) == 0)
+		kind_file = NULL;
+	if (ublk_possible(conf->ublk_force, &kind_ublk) == 0)
+		kind_ublk = NULL;
+	if (!kind_file)
 		log_info("devices that are presented as a file end with this "
 		    "service, also when it is restarted: stop the VMs that "
 		    "use one before");
 	else if (places->root)
-		log_warn("no device can be presented as a file: %s", remedy);
+		log_warn("no device can be presented as a file: %s", kind_file);
 }
 
 /* Six descriptors a device: as many as the administrator allows. */
@@ -590,7 +603,7 @@ parent_run(const struct places *p, struct conf *c, int conf_memfd)
 	base = event_base_new();
 	if (!base)
 		log_die("no event base");
-	parent_device_init(places, conf, group);
+	parent_device_init(base, places, conf, group);
 	say_what_ends();
 	policy_parent();
 	on_signal(SIGCHLD, child_signalled);
@@ -616,15 +629,11 @@ int
 parent_remove_devices(const struct places *p)
 {
 	char pattern[SOCKET_PATH_MAX + 32];
-	int n;
 
 	places = p;
 	places_make_run(places, 0);
 	places_lock(places->run, "lock", 0, "run directory");
-	n = parent_device_remove_mounts(places->run);
-	if (n < 0)
-		log_die("unmount the files in %s/file: %s", places->run,
-		    strerror(-n));
+	parent_device_sweep(places->run);
 	for (int i = 0; i < 2; i++)
 		if (ftruncate(open_state(i), 0) < 0)
 			log_die("clear the attachments: %s", strerror(errno));

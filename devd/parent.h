@@ -6,6 +6,7 @@
  *
  *	parent.c	children: their links, what each is given, their lives
  *	parent_device.c	devices: their objects, workers, who is told of them
+ *	parent_ublk.c	those that are ublk's: commands to the kernel's driver
  */
 #ifndef DEVD_PARENT_H
 #define DEVD_PARENT_H
@@ -24,8 +25,20 @@ void parent_give(struct child *to, enum parent_type type,
     const struct parent_msg *msg, int fd);
 /* Start it, give it what it needs, link it.  What fails is tried again. */
 void parent_start_child(struct child *child);
+void parent_start_child_later(struct child *child, uint32_t wait_ms);
 
 /* ---- parent_device.c ---- */
+
+enum ublk_state {	/* see parent_ublk.c */
+	UBLK_MAKING,
+	UBLK_WAITING,
+	UBLK_STARTING,
+	UBLK_LIVE,
+	UBLK_RECOVERING,
+	UBLK_RETURNING,
+	UBLK_RESUMING,
+	UBLK_REMOVING,
+};
 
 struct device {
 	TAILQ_ENTRY(device) entry;
@@ -33,9 +46,19 @@ struct device {
 	struct child worker;
 	int map, stats, listener;	/* -1: has none */
 	int fuse, journal;	/* of a file; likewise */
+	struct {		/* of one that is ublk's */
+		enum ublk_state state;
+		uint32_t number;	/* of /dev/ublkbN */
+		uint32_t wait_ms;	/* before a worker starts again */
+		bool unwanted;		/* by control; ends when it can */
+		int why;		/* -errno: it never came up */
+		struct apart *act, *check;	/* under way, or NULL */
+		struct event *again;	/* look for openers */
+	} ublk;
 	char *path;		/* of its socket or file; NULL: has none */
 	bool announced;		/* control knows it as made */
 	bool ending;		/* gone when its worker is */
+	bool never_up;		/* control was told that it failed */
 };
 TAILQ_HEAD(parent_devices, device);
 extern struct parent_devices parent_devices;
@@ -43,12 +66,13 @@ extern struct parent_devices parent_devices;
 /* Where their sockets and files are made, for which group, and how many there
  * may be; both structs stay the caller's and live as long.  The run directory
  * is held: what a dead instance has left mounted in it is taken away. */
-void parent_device_init(const struct places *places, const struct conf *conf,
-    gid_t group);
-/* Take away what an instance has left mounted in that run directory.  How many,
- * or -errno. */
-int parent_device_remove_mounts(const char *run);
-/* The suite ends: so do files, and who has one open is told. */
+void parent_device_init(struct event_base *base, const struct places *places,
+    const struct conf *conf, gid_t group);
+/* Take away what an instance of that run directory has left: mounts and ublk
+ * devices.  Says what it can't. */
+void parent_device_sweep(const char *run);
+/* The suite ends: so do files and ublk devices, and who has a file open is
+ * told. */
 void parent_device_stop(void);
 /* NULL: there is none of that id. */
 struct device *parent_device_find(const char *id);
@@ -66,7 +90,31 @@ void parent_device_name(const struct parent_msg *req);
 /* What becomes of its worker. */
 void parent_device_worker_ready(struct device *dev);
 void parent_device_worker_openers(struct device *dev, uint32_t count);
-/* True: the device was ending, and is freed. */
-bool parent_device_worker_ended(struct device *dev);
+/* True: somebody else starts it again, or the device was ending.  wait_ms: not
+ * before that. */
+bool parent_device_worker_ended(struct device *dev, uint32_t wait_ms);
+
+/* For parent_ublk.c: control is told that it exists; */
+void parent_device_announce(struct device *dev);
+/* it does not exist any more, and is freed.  error: it never came up. */
+void parent_device_ended(struct device *dev, int error);
+
+/* ---- parent_ublk.c ---- */
+
+void parent_ublk_init(struct event_base *base, const char *run, gid_t group);
+/* Take away all devices that an instance of that run directory has made.  How
+ * many, or -errno. */
+int parent_ublk_sweep(void);
+/* Its worker is started, and parent_device_announce() or parent_device_ended()
+ * follows, perhaps at once. */
+void parent_ublk_make(struct device *dev);
+void parent_ublk_give(struct device *dev);	/* to its new worker */
+void parent_ublk_worker_ready(struct device *dev);
+void parent_ublk_worker_ended(struct device *dev, uint32_t wait_ms);
+/* Control wants it no more; parent_device_ended() follows once nobody has it
+ * open.  Until then control hears of an opener. */
+void parent_ublk_end(struct device *dev);
+void parent_ublk_stop(struct device *dev);	/* the suite ends */
+void parent_ublk_free(struct device *dev);
 
 #endif

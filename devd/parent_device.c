@@ -33,6 +33,7 @@
 #include "devd/fuse_journal.h"
 #include "devd/parent.h"
 
+#define SECTOR_SIZE	512
 #define MARK		"shedstream:"	/* and the run directory */
 
 struct parent_devices parent_devices =
@@ -41,15 +42,14 @@ struct parent_devices parent_devices =
 static const struct places *places;
 static const struct conf *conf;
 static gid_t group;
-/* Where ours are mounted: from the root, without links. */
-static char *files;
+/* From the root, without links: the run directory; where ours are mounted. */
+static char *run, *files;
 static char *mark;		/* the source of our mounts */
 
 static void
 run_known(const char *dir)
 {
-	_cleanup_free_ char *run = realpath(dir, NULL);
-
+	run = realpath(dir, NULL);
 	if (!run)
 		log_die("where is the run directory %s? %s", dir,
 		    strerror(errno));
@@ -58,25 +58,42 @@ run_known(const char *dir)
 		log_die("no memory at start");
 }
 
-int
-parent_device_remove_mounts(const char *dir)
+static void
+sweep(void)
 {
-	run_known(dir);
-	return mount_remove(mark, files);
-}
-
-void
-parent_device_init(const struct places *p, const struct conf *c, gid_t g)
-{
-	int n = parent_device_remove_mounts(p->run);
+	int n = mount_remove(mark, files);
 
 	if (n < 0)
 		log_err("unmount the files of a former instance in %s/file: "
-		    "%s; run: umount -l %s/file/*", p->run, strerror(-n),
-		    p->run);
+		    "%s; run: umount -l %s/file/*", run, strerror(-n), run);
 	else if (n > 0)
 		log_warn("unmounted %d files of a former instance; whoever "
 		    "still has one open gets errors", n);
+	n = parent_ublk_sweep();
+	if (n < 0)
+		log_err("take away the ublk devices of a former instance: %s; "
+		    "end who uses them and run: devd --remove-devices",
+		    strerror(-n));
+	else if (n > 0)
+		log_warn("took away %d ublk devices of a former instance; "
+		    "whoever still has one open gets errors", n);
+}
+
+void
+parent_device_sweep(const char *dir)
+{
+	run_known(dir);
+	parent_ublk_init(NULL, run, 0);
+	sweep();
+}
+
+void
+parent_device_init(struct event_base *base, const struct places *p,
+    const struct conf *c, gid_t g)
+{
+	run_known(p->run);
+	parent_ublk_init(base, run, g);
+	sweep();
 	places = p;
 	conf = c;
 	group = g;
@@ -106,12 +123,19 @@ device_is_file(const struct device *dev)
 	return dev->spec.present == CTL_PRESENT(FILE);
 }
 
+static bool
+device_is_ublk(const struct device *dev)
+{
+	return dev->spec.present == CTL_PRESENT(UBLK);
+}
+
 /* ---- telling ---- */
 
-static void
-device_announce(struct device *dev)
+void
+parent_device_announce(struct device *dev)
 {
-	struct parent_msg msg = { .device = dev->spec };
+	struct parent_msg msg = { .device = dev->spec,
+		.count = dev->ublk.number };
 	_cleanup_close_ int stats = shm_readonly(dev->stats);
 
 	if (stats < 0) {
@@ -142,7 +166,7 @@ parent_device_setup_control(void)
 
 	TAILQ_FOREACH(dev, &parent_devices, entry)
 		if (dev->announced)
-			device_announce(dev);
+			parent_device_announce(dev);
 }
 
 void
@@ -161,6 +185,10 @@ parent_device_setup_worker(struct device *dev)
 	if (device_is_file(dev)) {
 		parent_give(&dev->worker, PARENT_FUSE, &msg, dev->fuse);
 		parent_give(&dev->worker, PARENT_JOURNAL, &msg, dev->journal);
+		return;
+	}
+	if (device_is_ublk(dev)) {
+		parent_ublk_give(dev);
 		return;
 	}
 	parent_give(&dev->worker, PARENT_LISTEN, &msg, dev->listener);
@@ -200,7 +228,7 @@ device_objects(struct device *dev)
 	dev->stats = shm_object("shedstream-stats", STATS_SIZE);
 	if (dev->stats < 0)
 		return dev->stats;
-	if (device_is_plain(dev))
+	if (device_is_plain(dev) || device_is_ublk(dev))
 		return 0;
 	return device_is_file(dev) ? device_mount(dev) : device_listen(dev);
 }
@@ -226,7 +254,9 @@ spec_valid(const struct device_spec *spec)
 	return strlen(spec->id) == DEVICE_ID_LEN &&
 	    strspn(spec->id, "0123456789abcdef") == DEVICE_ID_LEN &&
 	    spec->size > 0 && spec->size <= DEVICE_SIZE_MAX &&
-	    spec->unit >= MAP_BLOCK && spec->unit % MAP_BLOCK == 0;
+	    spec->unit >= MAP_BLOCK && spec->unit % MAP_BLOCK == 0 &&
+	    (spec->present != CTL_PRESENT(UBLK) ||
+	    spec->size % SECTOR_SIZE == 0);
 }
 
 static void
@@ -236,7 +266,9 @@ device_free(struct device *dev)
 
 	TAILQ_REMOVE(&parent_devices, dev, entry);
 	parent_give(&cached, PARENT_GONE, &msg, -1);
-	parent_give(&control, PARENT_GONE, &msg, -1);
+	if (!dev->never_up)
+		parent_give(&control, PARENT_GONE, &msg, -1);
+	parent_ublk_free(dev);
 	parent_link_free(dev->worker.link);
 	if (dev->worker.again)
 		event_free(dev->worker.again);
@@ -248,6 +280,24 @@ device_free(struct device *dev)
 	fd_close(dev->journal);
 	free(dev->path);
 	free(dev);
+}
+
+void
+parent_device_ended(struct device *dev, int error)
+{
+	struct parent_msg msg = { .device = dev->spec, .status = error };
+
+	dev->never_up = error < 0;
+	if (dev->never_up)
+		parent_give(&control, PARENT_FAILED, &msg, -1);
+	device_free(dev);
+}
+
+static const char *
+worker_argument(const struct device *dev)
+{
+	return device_is_file(dev) ? "file" : device_is_ublk(dev) ? "ublk" :
+	    NULL;
 }
 
 static int
@@ -268,8 +318,9 @@ device_make(const struct device_spec *spec)
 	if (dev && dev->ending)
 		return -EEXIST;
 	if (dev) {		/* asked for by a control that died since */
+		dev->ublk.unwanted = false;
 		if (dev->announced)
-			device_announce(dev);
+			parent_device_announce(dev);
 		return 0;	/* else announced when its worker is ready */
 	}
 	dev = calloc(1, sizeof(*dev));
@@ -278,8 +329,7 @@ device_make(const struct device_spec *spec)
 	dev->spec = *spec;
 	dev->map = dev->stats = dev->listener = dev->fuse = dev->journal = -1;
 	dev->worker = (struct child){ .peer = PEER_IO, .program = "devd-io",
-		.argument = device_is_file(dev) ? "file" : NULL,
-		.device = dev };
+		.argument = worker_argument(dev), .device = dev };
 	TAILQ_INSERT_TAIL(&parent_devices, dev, entry);
 	r = device_objects(dev);
 	if (r < 0) {
@@ -288,7 +338,9 @@ device_make(const struct device_spec *spec)
 	}
 	parent_give(&cached, PARENT_DEVICE, &msg, dev->map);
 	if (device_is_plain(dev))
-		device_announce(dev);
+		parent_device_announce(dev);
+	else if (device_is_ublk(dev))
+		parent_ublk_make(dev);
 	else
 		parent_start_child(&dev->worker);
 	return 0;
@@ -323,8 +375,13 @@ parent_device_stop(void)
 {
 	uint64_t openers;
 	struct device *dev;
+	bool ublk = false;
 
 	TAILQ_FOREACH(dev, &parent_devices, entry) {
+		if (device_is_ublk(dev)) {
+			parent_ublk_stop(dev);
+			ublk = true;
+		}
 		if (!device_is_file(dev) || dev->ending)
 			continue;
 		openers = device_openers(dev);
@@ -336,6 +393,9 @@ parent_device_stop(void)
 			kill(dev->worker.pid, SIGKILL);
 		device_close(dev);
 	}
+	if (ublk && parent_ublk_sweep() < 0)
+		log_err("some ublk devices are left; end who uses them and "
+		    "run: devd --remove-devices");
 }
 
 /* ---- requests of control ---- */
@@ -358,7 +418,9 @@ parent_device_destroy(const struct parent_msg *req)
 {
 	struct device *dev = parent_device_find(req->device.id);
 
-	if (dev)
+	if (dev && device_is_ublk(dev))
+		parent_ublk_end(dev);
+	else if (dev)
 		device_end(dev);
 }
 
@@ -376,8 +438,10 @@ parent_device_name(const struct parent_msg *req)
 void
 parent_device_worker_ready(struct device *dev)
 {
-	if (!dev->announced)
-		device_announce(dev);
+	if (device_is_ublk(dev))
+		parent_ublk_worker_ready(dev);
+	else if (!dev->announced)
+		parent_device_announce(dev);
 }
 
 void
@@ -389,8 +453,12 @@ parent_device_worker_openers(struct device *dev, uint32_t count)
 }
 
 bool
-parent_device_worker_ended(struct device *dev)
+parent_device_worker_ended(struct device *dev, uint32_t wait_ms)
 {
+	if (device_is_ublk(dev)) {
+		parent_ublk_worker_ended(dev, wait_ms);
+		return true;
+	}
 	if (!dev->ending)
 		return false;
 	device_free(dev);

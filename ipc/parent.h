@@ -48,18 +48,20 @@ enum parent_type {
 	PARENT_LISTEN,		/* fd: listening socket (control: of control; io: of its device) */
 	PARENT_FUSE,		/* fd: where requests of its mount are read (io, file) */
 	PARENT_JOURNAL,		/* fd: those that are not answered (io, file) */
+	PARENT_UBLK,		/* fd: its character device, which nobody else has (io, ublk) */
 	PARENT_STATE,		/* fd: attachments file; count: 0 or 1 (control) */
 	PARENT_STORE,		/* fd: the store directory (cached); text: its
 				 * path, "" if that is longer (control) */
-	PARENT_FILES,		/* devices can be presented as a file; status < 0:
-				 * not, text: what is wrong and what helps
-				 * (control) */
+	PARENT_KIND,		/* devices can be presented as CTL(Present) count;
+				 * status < 0: not, text: what is wrong and what
+				 * helps (control) */
 	PARENT_STORE_LOCK,	/* fd: held open as long as cached lives */
 	PARENT_PEER,		/* fd: a new link to `peer`, replacing the old one;
 				 * with PEER_IO, for `device` (cached) */
 	PARENT_DEVICE,		/* device exists; fd: its map (cached: writable, io:
 				 * read-only), its statistics, read-only
-				 * (control) */
+				 * (control); count: the number in a block
+				 * device's name (control) */
 	PARENT_STATS,		/* fd: statistics page, writable (io) */
 	PARENT_GO,		/* everything that exists was handed over */
 	PARENT_GONE,		/* device is gone, its map is dead (cached, control) */

@@ -72,6 +72,7 @@ static const struct word words[] = {
 	    SCMP_SYS(readlinkat), SCMP_SYS(getdents64), SCMP_SYS(pread64),
 	    SCMP_SYS(uname), SCMP_SYS(getcwd), SCMP_SYS(sysinfo),
 	    SCMP_SYS(fadvise64), SCMP_SYS(statfs), SCMP_SYS(fstatfs) } },
+	{ "uring", { SCMP_SYS(io_uring_enter) } },
 	{ "shm", { SCMP_SYS(memfd_create), SCMP_SYS(ftruncate) } },
 	{ "inet", { SCMP_SYS(connect), SCMP_SYS(setsockopt),
 	    SCMP_SYS(getsockopt), SCMP_SYS(getpeername),

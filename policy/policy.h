@@ -17,6 +17,7 @@
  *	read	open files below `paths` read-only
  *	shm	make shared memory objects
  *	inet	TCP and UDP out
+ *	uring	submit to an io_uring it has, which restricts itself
  *	dlopen	load libraries below `paths` (the resolver's)
  * Everything else answers EPERM and is logged by the kernel where it audits;
  * what only an attacker would call (exec, ptrace, mount...) kills the process.

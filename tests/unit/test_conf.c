@@ -171,6 +171,7 @@ static const struct {
 	    "4294967296", "1M" } },
 	{ "devices", "present", "auto, nbd, ublk, file or plain", { "", "fuse",
 	    "NBD" } },
+	{ "devices", "ublk", "auto or force", { "", "yes", "off" } },
 	{ "devices", "max", "a number", { "", "-1", "4294967296", "many" } },
 	{ "prefetch", "boot", "yes or no", { "", "on" } },
 	{ "prefetch", "complete", "idle, never or now", { "", "later" } },

@@ -270,7 +270,7 @@ files_told(struct host *h, struct parent_msg msg)
 {
 	host_kill(h);
 	host_begin(h);
-	host_tell(h, PARENT_FILES, msg, -1);
+	host_tell(h, PARENT_KIND, msg, -1);
 	host_go(h);
 	return user_new(h, "shed");
 }
@@ -280,7 +280,8 @@ static void
 test_a_file_is_made_where_it_can_be(void **state)
 {
 	struct host *h = *state;
-	struct parent_msg can = { 0 }, cannot = { .status = -EPERM,
+	struct parent_msg can = { .count = CTL_PRESENT(FILE) }, cannot = {
+		.status = -EPERM, .count = CTL_PRESENT(FILE),
 		.text = "no fuse; load it" };
 	struct user u = files_told(h, cannot);
 	struct device_spec spec;

@@ -126,6 +126,12 @@ static const struct subject io_file = {
 	.attempts = { FILES, SOCKETS, ALL, { "map-exec", NONE, REFUSED } },
 };
 
+/* Its ring it has from before; it can't make another one. */
+static const struct subject io_ublk = {
+	.program = "devd-io", .args = { "ublk", "--try" }, .user = "_sheddev",
+	.attempts = { FILES, SOCKETS, ALL, { "map-exec", NONE, REFUSED } },
+};
+
 static char programs[PATH_MAX], dir[] = "/tmp/sspolicy.XXXXXX";
 static bool landlock;
 static const struct attempt *current;	/* for messages */
@@ -392,13 +398,15 @@ CASES(cached)
 CASES(fetcherd)
 CASES(io)
 CASES(io_file)
+CASES(io_ublk)
 
 static void
 test_an_unknown_act_is_told_from_a_refusal(void **state)
 {
 	static const struct attempt none = { "no-such-act", NONE, UNKNOWN };
 	static const struct subject *const all[] = { &parent, &control,
-		&cached, &fetcherd, &io, &io_file };
+		&cached, &fetcherd, &io, &io_file,
+		&io_ublk };
 
 	(void)state;
 	current = &none;
@@ -482,6 +490,7 @@ main(void)
 		BOTH(fetcherd),
 		BOTH(io),
 		BOTH(io_file),
+		BOTH(io_ublk),
 		cmocka_unit_test(test_an_unknown_act_is_told_from_a_refusal),
 	};
 

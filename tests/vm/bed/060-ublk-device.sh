@@ -1,0 +1,122 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# Claim: a device that is presented by ublk is a read-only block device with the
+# blob's bytes to whoever reads it, however; an erofs mounts from it; it goes
+# only when nobody has it open, and nothing of it is left over, whatever ends it.
+. "$(dirname "$0")/../../e2e/lib.sh"
+PRESENT='ublk'
+CYCLES=${CYCLES:-20}
+
+printf '[devices]\nublk = force\n' >"$T/conf"
+image_small
+registry_start
+image_push "$SMALL" test/base:v1
+suite_start
+if [ ! -c /dev/ublk-control ]; then
+	assert_exit 1 '^shedctl: DEVICE_UNAVAILABLE: .*ublk_drv.*--present file' \
+		ctl attach "$IMAGE"
+	suite_stop
+	skip "$(uname -r) has no ublk; refused with the remedy"
+fi
+
+ublk_devices() {
+	find /sys/class/ublk-char/ -mindepth 1 | wc -l
+}
+no_devices() {
+	[ "$(ublk_devices)" -eq 0 ]
+}
+fds_are() { # NUMBER: of the parent
+	[ "$(fd_count "$SUITE_PID")" -eq "$1" ]
+}
+
+fds=$(fd_count "$SUITE_PID")
+device=$(ctl attach "$IMAGE" --name one --integrity complete)
+[[ $device = /dev/ublkb[0-9]* ]] || fail "attach printed $device"
+block=/sys/block/${device#/dev/}
+assert_json ".path == \"$device\" and .present_as == \"ublk\"" \
+	ctl status one --json
+assert_eq "$(blockdev --getsize64 "$device")" "$SIZE" "size"
+assert_eq "$(blockdev --getro "$device")" 1 "read-only"
+assert_eq "$(blockdev --getss "$device")" 512 "logical block size"
+assert_eq "$(blockdev --getpbsz "$device")" 4096 "physical block size"
+assert_eq "$(stat -c %a:%u "$device")" 440:0 "mode and owner"
+assert_eq "$(cat "$block/queue/max_sectors_kb")" 512 "largest request, KiB"
+assert_eq "$(cat "$block/queue/discard_max_bytes")" 0 "discard"
+"$TOOLS/file_conformance.py" "$device" "$SMALL" >"$T/conformance" ||
+	fail "$(<"$T/conformance")"
+echo "NOTE: $(paste -sd ' ' "$T/conformance")"
+fio --name=verify --filename="$device" --readonly --rw=randread --bs=4k \
+	--ioengine=libaio --direct=1 --iodepth=32 --io_size=16m \
+	--minimal >"$T/fio" || fail "fio: $(<"$T/fio")"
+status_is one .reads.hot 0 && fail "no hot reads"
+
+## an erofs in it
+
+mkdir "$T/from-file" "$T/from-device"
+mount -t erofs -o ro,loop "$SMALL" "$T/from-file"
+MOUNTS=("$T/from-file")
+mount -t erofs -o ro "$device" "$T/from-device"
+MOUNTS+=("$T/from-device")
+diff -r "$T/from-file" "$T/from-device" || fail "files differ"
+files=$(find "$T/from-device" -type f | wc -l)
+[ "$files" -gt 50 ] || fail "only $files files"
+
+## who has it open keeps it: by a mount, by a descriptor
+
+ctl detach one --json | jq -e '.torn_down == false' >/dev/null ||
+	fail "torn down under a mount"
+wait_until 20 status_is one .state draining || fail "it is not draining"
+wait_until 20 status_is one .openers 1 || fail "a mount is no opener"
+device=$(ctl attach "$IMAGE" --name one --integrity complete) ||
+	fail "a draining device can't be attached again"
+exec 7<"$device"
+umount "$T/from-device" "$T/from-file"
+MOUNTS=()
+ctl detach one
+wait_until 20 status_is one .state draining || fail "it is not draining"
+blockdev --flushbufs "$device"
+assert_eq "$(sha_of <&7)" "${EROFS#sha256:}" "SHA-256, detached"
+exec 7<&-
+wait_until 20 no_devices || fail "it is left behind its last opener"
+wait_until 10 gone one || fail "it is still listed"
+[ ! -e "$device" ] || fail "the node is left"
+wait_until 10 fds_are "$fds" ||
+	fail "the parent had $fds descriptors, has $(fd_count "$SUITE_PID")"
+
+## again and again
+
+rss=$(rss_kb "$SUITE_PID")
+for ((i = 0; i < CYCLES; i++)); do
+	device=$(ctl attach "$IMAGE" --name one --integrity complete)
+	dd if="$device" of=/dev/null bs=64k count=1 skip=$i status=none
+	ctl detach one
+	wait_until 20 no_devices || fail "cycle $i: it is left"
+	wait_until 10 gone one || fail "cycle $i: it is still listed"
+done
+wait_until 10 fds_are "$fds" ||
+	fail "the parent had $fds descriptors, has $(fd_count "$SUITE_PID")"
+assert_le "$(rss_kb "$SUITE_PID")" $((rss + 200)) "the parent's memory, KiB"
+echo "NOTE: $CYCLES cycles"
+
+## the service ends, orderly and by a kill, and starts again
+
+device=$(ctl attach "$IMAGE" --name one --integrity complete)
+suite_stop
+no_devices || fail "a device is left after SIGTERM"
+suite_start
+wait_until 20 test -b "$device" || fail "the device did not come back"
+cmp "$device" "$SMALL" || fail "it came back with other bytes"
+suite_kill
+assert_eq "$(ublk_devices)" 1 "devices after a kill"
+suite_start
+grep -q 'took away 1 ublk devices of a former instance' "$T/devd.log" ||
+	fail "no word about what was left over"
+wait_until 20 status_is one .state complete || wait_until 20 test -b "$device" ||
+	fail "it did not come back"
+suite_kill
+"$BIN/devd" --remove-devices --run "$T/run" || fail "--remove-devices"
+no_devices || fail "a device is left after --remove-devices"
+suite_start
+device_count 0 || fail "a device is left: $(ctl ls)"
+suite_stop
