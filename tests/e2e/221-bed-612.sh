@@ -3,6 +3,7 @@
 #
 # Claim: under Debian trixie's kernel each test of tests/vm/bed passes, or is
 # skipped for what that kernel has not; one guest runs them all.
+# LIMIT: 960
 . "$(dirname "$0")/lib.sh"
 
 bed_test trixie

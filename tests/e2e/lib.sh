@@ -459,8 +459,9 @@ bed_test() {
 		"$VM/bed_systemd.sh" "$CACHE/bed-systemd" >"$T/root.log" 2>&1 ||
 		skip "a root with systemd cannot be made: $(tail -n 1 "$T/root.log")"
 	[ -z "${KILLS-}" ] || more+=(-e "KILLS=$KILLS")
-	[ -z "${TEST_TIMEOUT-}" ] || more+=(-e "TEST_TIMEOUT=$TEST_TIMEOUT")
-	"$VM/bed.sh" -k "$suite" -t $((${TEST_TIMEOUT:-300} - 30)) "${more[@]}" \
+	[ -z "${TEST_TIMEOUT-}" ] || more+=(-e "TEST_TIMEOUT=$TEST_TIMEOUT"
+		-t $((TEST_TIMEOUT - 30)))
+	"$VM/bed.sh" -k "$suite" "${more[@]}" \
 		"${BIN%/bin}" "$T" "$@" >"$T/bed.out" || status=$?
 	rm -rf "$kept"
 	if [ $status -ne 0 ]; then

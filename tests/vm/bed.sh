@@ -15,14 +15,14 @@
 #   -s             with trixie's systemd; the tests are those of vm/bed-systemd.
 #                  Its root is made by debootstrap, once, and only by root
 #   -e NAME=VALUE  in the tests' environment; may be repeated
-#   -t SECONDS     for all of it; else 280
+#   -t SECONDS     for all of it; else 900
 set -euo pipefail
 export LC_ALL=C.UTF-8
 PATH=$PATH:/usr/sbin:/sbin
 vm=$(cd "$(dirname "$0")" && pwd)
 root=$(realpath "$vm/../..")
 cache=$root/build/test
-suite=trixie seconds=280
+suite=trixie seconds=900
 tests=$vm/bed base=$cache/bed first=/usr/sbin/bed systemd=
 environment=()
 while getopts k:e:st: opt; do
