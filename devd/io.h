@@ -130,8 +130,6 @@ void want_link(int fd);
 extern const struct ipc_table want_table;
 /* The file in a slot < MAP_SLOTS, or -1. */
 int want_store(uint32_t slot);
-/* Another one whenever a descriptor means another file, or may. */
-unsigned want_generation(void);
 /* Ask for first..last on behalf of req; core_answered() follows, unless
  * want_leave() comes before it.  false: no room. */
 bool want_ask(struct io_req *req, uint64_t first, uint64_t last, bool again);

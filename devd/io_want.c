@@ -54,7 +54,6 @@ static struct {
 	struct event_base *base;
 	void (*broken)(const char *why);
 	int slots[MAP_SLOTS];
-	unsigned generation;	/* counts changes of these */
 
 	struct ipc_link *link;	/* NULL: cached is away */
 	uint64_t scratches;	/* counts them: a lane belongs to one */
@@ -85,12 +84,6 @@ want_store(uint32_t slot)
 {
 	assert(slot < MAP_SLOTS);
 	return cached.slots[slot];
-}
-
-unsigned
-want_generation(void)
-{
-	return cached.generation;
 }
 
 /* ---- wants ---- */
@@ -307,7 +300,6 @@ on_store_file(void *owner, struct ipc_link *link, struct ipc_message *msg)
 	}
 	fd_close(cached.slots[file->slot]);
 	cached.slots[file->slot] = take_fd(&fd);
-	cached.generation++;
 }
 
 static void

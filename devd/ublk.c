@@ -4,30 +4,32 @@
  * device and gave us, and nobody else, its character device: by its last
  * close the kernel learns that a worker died.
  *
- *	FETCH      +--> WITH THE KERNEL --request--> begun --> parked
- *	   |       |                                   |          |
- *	   +-------+------ COMMIT (and fetch) <--------+----------+
+ *	FETCH      +--> WITH THE KERNEL --request--> begun ----> parked
+ *	   |       |                                   |           |
+ *	   |       |                                   +-> READ    |
+ *	   |       |                                         |     |
+ *	   +-------+------ COMMIT (and fetch) <--------------+-----+
  *
  * All tags stay with this thread.  Nothing is journalled: the kernel itself
  * issues what a dead worker had taken again to its successor.
  *
- * What is hot costs no system call of its own: the kernel copies straight out
- * of the store file, which is mapped for it, when the commit that names the
- * address goes in; and one io_uring_enter(2) submits the commits of a batch
- * and brings the next one.  We never look at mapped bytes ourselves: a page
- * that can't be read is a SIGBUS to us, but to the kernel a copy that falls
- * short, after which its source (read of about 6.15) gives the same request
- * again.  No test makes such a page yet.  What was just
- * answered by a mapping and comes again is answered by pread(2), which can
- * tell, and cached then repairs it.
+ * What is hot costs no system call of its own: where its bytes lie in one run
+ * of a store file the ring itself reads them, and one io_uring_enter(2) submits
+ * the reads and commits of a batch and brings the next one.  A read that falls
+ * short is tried again by the core, which has cached repair it.
+ *
+ * A commit names our buffer, whose pages are there.  The kernel could copy
+ * straight out of a mapping of the store file.  But where that can't be read,
+ * or the worker is killed while it waits for a page, nothing is copied, and
+ * then the driver of 7.2 fails the request (__ublk_complete_rq()), where that
+ * of 6.12 issued it again.
  *
  * The ring is made while the process is still privileged, and restricted to
- * the one operation before anything from outside is read.
+ * ublk's operation and reading before anything from outside is read.
  */
 #define _GNU_SOURCE
 #include <sys/eventfd.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
 
 #include <errno.h>
@@ -44,20 +46,11 @@
 #include "devd/ublk_abi.h"
 
 #define TURNS		16	/* batches, then others' turn */
-#define FILES		(MAP_SLOTS + 64)	/* descriptors: the policy's limit */
+#define READ_DONE	UBLK_DEPTH	/* in user_data: tag and this */
 
 struct tag {
 	struct io_req io;	/* while the kernel waits for its commit */
 	uint8_t *buf;		/* UBLK_IO_MAX bytes, touched when needed */
-	/* What was last answered by a mapping; length 0: nothing. */
-	uint64_t mapped_offset;
-	uint32_t mapped_length;
-};
-
-/* A store file, for the kernel to copy from. */
-struct mapping {
-	uint8_t *at;		/* NULL: none */
-	uint64_t len;
 };
 
 static struct {
@@ -68,105 +61,44 @@ static struct {
 	int fd;
 	const struct ublksrv_io_desc *requests;	/* by tag */
 	struct tag tags[UBLK_DEPTH];
-	struct mapping maps[FILES];		/* by descriptor */
-	unsigned generation;	/* of the descriptors */
 	bool stopped;		/* the kernel wants no more of us */
 } ublk = { .fd = -1 };
 
-/* ---- the store, mapped ---- */
+/* ---- the ring ---- */
+
+static struct io_uring_sqe *
+entry(void)
+{
+	struct io_uring_sqe *sqe = io_uring_get_sqe(&ublk.ring);
+
+	if (!sqe)		/* one entry a tag: there is room */
+		log_die("device %s: its ring is full", ublk.name);
+	return sqe;
+}
 
 static void
-maps_drop(void)
+ring_check(int r)
 {
-	/* what names an address goes first */
-	io_uring_submit(&ublk.ring);
-	for (size_t i = 0; i < FILES; i++) {
-		if (ublk.maps[i].at)
-			munmap(ublk.maps[i].at, ublk.maps[i].len);
-		ublk.maps[i] = (struct mapping){ .at = NULL };
-	}
-	ublk.generation = want_generation();
-}
-
-/* Map it as far as it goes.  false: no further than before. */
-static bool
-map_file(int fd, struct mapping *m)
-{
-	struct stat st;
-	void *at;
-
-	if (fstat(fd, &st) < 0 || (uint64_t)st.st_size <= m->len)
-		return false;
-	at = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, fd, 0);
-	if (at == MAP_FAILED)
-		return false;
-	if (m->at) {
-		io_uring_submit(&ublk.ring);
-		munmap(m->at, m->len);
-	}
-	m->at = at;
-	m->len = (uint64_t)st.st_size;
-	return true;
-}
-
-/* Was this request answered by a mapping already?  Once only. */
-static bool
-came_again(const struct io_req *io)
-{
-	for (unsigned i = 0; i < UBLK_DEPTH; i++) {
-		struct tag *t = &ublk.tags[i];
-
-		if (t->mapped_length == io->length &&
-		    t->mapped_offset == io->offset) {
-			t->mapped_length = 0;
-			return true;
-		}
-	}
-	return false;
-}
-
-/* Where the kernel finds all bytes of a request behind each other, or NULL. */
-static uint8_t *
-mapped(struct tag *t)
-{
-	uint64_t len = t->io.length, offset;
-	struct mapping *m;
-	int fd;
-
-	if (came_again(&t->io))
-		return NULL;
-	if (ublk.generation != want_generation())
-		maps_drop();
-	fd = io_place(t->io.offset, &len, &offset);
-	if (fd < 0 || fd >= FILES || len < t->io.length)
-		return NULL;
-	m = &ublk.maps[fd];
-	if (offset + len > m->len &&
-	    (!map_file(fd, m) || offset + len > m->len))
-		return NULL;
-	t->mapped_offset = t->io.offset;
-	t->mapped_length = t->io.length;
-	return m->at + offset;
+	if (r < 0 && r != -EINTR && r != -EAGAIN && r != -EBUSY)
+		log_die("device %s: its ring: %s", ublk.name, strerror(-r));
 }
 
 /* ---- answers ---- */
 
 /* For the kernel: its tag's last result, and it may have another request. */
 static void
-put(struct tag *t, unsigned op, int32_t result, const void *data)
+put(struct tag *t, unsigned op, int32_t result)
 {
-	struct io_uring_sqe *sqe = io_uring_get_sqe(&ublk.ring);
+	struct io_uring_sqe *sqe = entry();
 	struct ublksrv_io_cmd *cmd;
 
-	if (!sqe)		/* one entry a tag: there is room */
-		log_die("device %s: its ring is full", ublk.name);
 	io_uring_prep_rw(IORING_OP_URING_CMD, sqe, ublk.fd, NULL, 0, 0);
 	sqe->cmd_op = op;
 	cmd = (struct ublksrv_io_cmd *)sqe->cmd;
 	cmd->q_id = 0;
 	cmd->tag = (uint16_t)(t - ublk.tags);
 	cmd->result = result;
-	cmd->addr = (uintptr_t)data;
+	cmd->addr = (uintptr_t)t->buf;
 	io_uring_sqe_set_data64(sqe, cmd->tag);
 }
 
@@ -176,30 +108,25 @@ tag_fail(struct tag *t, int error)
 	io_end(&t->io);
 	atomic_fetch_add_explicit(&core_stats_page()->reads_failed, 1,
 	    memory_order_relaxed);
-	put(t, UBLK_COMMIT, error, t->buf);
+	put(t, UBLK_COMMIT, error);
 }
 
 static void
-tag_served(struct tag *t, const void *data)
+tag_served(struct tag *t)
 {
 	atomic_fetch_add_explicit(&core_stats_page()->bytes_served,
 	    t->io.length, memory_order_relaxed);
 	io_end(&t->io);
-	put(t, UBLK_COMMIT, (int32_t)t->io.length, data);
+	put(t, UBLK_COMMIT, (int32_t)t->io.length);
 }
 
 /* Its bytes are here: all of them go at once, or it waits again. */
 static void
 tag_serve(struct tag *t)
 {
-	uint8_t *at = mapped(t);
 	uint32_t pos = 0;
 	ssize_t n;
 
-	if (at) {
-		tag_served(t, at);
-		return;
-	}
 	while (pos < t->io.length) {
 		n = io_copy(&t->io, pos, t->buf + pos, t->io.length - pos);
 		if (n < 0) {
@@ -210,7 +137,24 @@ tag_serve(struct tag *t)
 			return;		/* parked; all is copied again */
 		pos += (uint32_t)n;
 	}
-	tag_served(t, t->buf);
+	tag_served(t);
+}
+
+/* Have the ring read it.  Only in a turn of the ring, which submits it before
+ * the descriptor can become another file's.  false: it lies not in one run. */
+static bool
+tag_read(struct tag *t)
+{
+	uint64_t len = t->io.length, offset;
+	int fd = io_place(t->io.offset, &len, &offset);
+	struct io_uring_sqe *sqe;
+
+	if (fd < 0 || len < t->io.length)
+		return false;
+	sqe = entry();
+	io_uring_prep_read(sqe, fd, t->buf, t->io.length, offset);
+	io_uring_sqe_set_data64(sqe, (uint64_t)(t - ublk.tags) + READ_DONE);
+	return true;
 }
 
 /* From the event loop, not from a turn of the ring: that comes next. */
@@ -250,14 +194,14 @@ tag_begin(struct tag *t)
 	int r = request_check(iod, &t->io.offset, &t->io.length);
 
 	if (r < 0) {
-		put(t, UBLK_COMMIT, r, t->buf);
+		put(t, UBLK_COMMIT, r);
 		return;
 	}
 	t->io.on_ready = tag_ready;
 	r = io_begin(&t->io);
 	if (r < 0)
 		tag_fail(t, r);
-	else if (r > 0)
+	else if (r > 0 && !tag_read(t))
 		tag_serve(t);
 }
 
@@ -266,7 +210,11 @@ completed(const struct io_uring_cqe *cqe)
 {
 	struct tag *t = &ublk.tags[cqe->user_data % UBLK_DEPTH];
 
-	if (cqe->res == UBLK_IO_RES_OK)
+	if (cqe->user_data >= READ_DONE && cqe->res == (int)t->io.length)
+		tag_served(t);
+	else if (cqe->user_data >= READ_DONE)
+		tag_serve(t);
+	else if (cqe->res == UBLK_IO_RES_OK)
 		tag_begin(t);
 	else if (cqe->res != UBLK_IO_RES_ABORT)
 		log_die("device %s: ublk refused tag %u: %s", ublk.name,
@@ -277,25 +225,36 @@ completed(const struct io_uring_cqe *cqe)
 	}
 }
 
-/* All there is, and then the commits.  One system call a batch. */
+/* Kernels from about 7.1 on may return with work left when another CPU is just
+ * adding some (io_uring/mpscq.h), and those since about 6.13 after 20 pieces.
+ * They do not write to the eventfd for that, nor for what comes behind it. */
+static bool
+ring_left_work(void)
+{
+	return __atomic_load_n(ublk.ring.sq.kflags, __ATOMIC_ACQUIRE) &
+	    IORING_SQ_TASKRUN;
+}
+
+/* All there is, and then the reads and commits: one system call a batch. */
 static void
 ring_turn(void)
 {
 	struct io_uring_cqe *batch[UBLK_DEPTH];
-	unsigned n = 1;
+	bool more = true;
 
-	for (unsigned turn = 0; turn < TURNS && n > 0; turn++) {
-		int r = io_uring_submit_and_get_events(&ublk.ring);
+	for (unsigned turn = 0; turn < TURNS && more; turn++) {
+		unsigned n;
 
-		if (r < 0 && r != -EINTR && r != -EAGAIN && r != -EBUSY)
-			log_die("device %s: its ring: %s", ublk.name,
-			    strerror(-r));
+		ring_check(io_uring_submit_and_get_events(&ublk.ring));
 		n = io_uring_peek_batch_cqe(&ublk.ring, batch, UBLK_DEPTH);
 		for (unsigned i = 0; i < n; i++)
 			completed(batch[i]);
 		io_uring_cq_advance(&ublk.ring, n);
+		more = n > 0 || ring_left_work();
 	}
-	if (n > 0)
+	while (io_uring_sq_ready(&ublk.ring) > 0)
+		ring_check(io_uring_submit(&ublk.ring));
+	if (more)
 		event_active(ublk.wake, EV_READ, 0);
 }
 
@@ -313,9 +272,11 @@ ring_ready(evutil_socket_t fd, short what, void *arg)
 static int
 ring_confine(void)
 {
-	struct io_uring_restriction only = {
-		.opcode = IORING_RESTRICTION_SQE_OP,
-		.sqe_op = IORING_OP_URING_CMD,
+	struct io_uring_restriction only[] = {
+		{ .opcode = IORING_RESTRICTION_SQE_OP,
+		    .sqe_op = IORING_OP_URING_CMD },
+		{ .opcode = IORING_RESTRICTION_SQE_OP,
+		    .sqe_op = IORING_OP_READ },
 	};
 	int r = io_uring_register_eventfd(&ublk.ring, ublk.notify);
 
@@ -323,7 +284,7 @@ ring_confine(void)
 		return r;
 	/* liburing 2.3 has functions for these two, but does not export them */
 	if (syscall(SYS_io_uring_register, ublk.ring.ring_fd,
-	    IORING_REGISTER_RESTRICTIONS, &only, 1) < 0 ||
+	    IORING_REGISTER_RESTRICTIONS, only, ARRAY_LEN(only)) < 0 ||
 	    syscall(SYS_io_uring_register, ublk.ring.ring_fd,
 	    IORING_REGISTER_ENABLE_RINGS, NULL, 0) < 0)
 		return -errno;
@@ -335,7 +296,8 @@ static void
 ublk_prepare(void)
 {
 	struct io_uring_params params = { .flags = IORING_SETUP_R_DISABLED |
-	    IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN };
+	    IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN |
+	    IORING_SETUP_TASKRUN_FLAG };
 	int r = io_uring_queue_init_params(UBLK_DEPTH, &ublk.ring, &params);
 
 	if (r < 0)
@@ -392,7 +354,7 @@ ublk_start(struct event_base *base, const char *name,
 		log_die("no memory for the ublk shim");
 	for (unsigned i = 0; i < UBLK_DEPTH; i++) {
 		ublk.tags[i].buf = bufs + (size_t)i * UBLK_IO_MAX;
-		put(&ublk.tags[i], UBLK_FETCH, 0, ublk.tags[i].buf);
+		put(&ublk.tags[i], UBLK_FETCH, 0);
 	}
 	ring_turn();
 }

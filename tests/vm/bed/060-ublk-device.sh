@@ -2,8 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # Claim: a device that is presented by ublk is a read-only block device with the
-# blob's bytes to whoever reads it, however; an erofs mounts from it; it goes
-# only when nobody has it open, and nothing of it is left over, whatever ends it.
+# blob's bytes to whoever reads it, however, also when the store lost them; an
+# erofs mounts from it; it goes only when nobody has it open, and nothing of it
+# is left over, whatever ends it.
+# LIMIT: 300
 . "$(dirname "$0")/../../e2e/lib.sh"
 PRESENT='ublk'
 CYCLES=${CYCLES:-20}
@@ -50,6 +52,15 @@ fio --name=verify --filename="$device" --readonly --rw=randread --bs=4k \
 	--ioengine=libaio --direct=1 --iodepth=32 --io_size=16m \
 	--minimal >"$T/fio" || fail "fio: $(<"$T/fio")"
 status_is one .reads.hot 0 && fail "no hot reads"
+
+## what the store loses under it comes again
+
+wait_until 30 status_is one .state complete || fail "it is not complete"
+truncate -s 0 "$STORE"/layouts/*/data.*
+blockdev --flushbufs "$device"
+dd if="$device" of="$T/again" bs=64k iflag=direct status=none ||
+	fail "no bytes where the store has lost them"
+cmp "$T/again" "$SMALL" || fail "other bytes where the store has lost them"
 
 ## an erofs in it
 

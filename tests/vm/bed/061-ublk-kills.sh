@@ -5,6 +5,7 @@
 # directly at depth 32, each process of the suite but its parent can be killed
 # at any time: no wrong byte, no error.  A hot read costs at most one system
 # call at that depth.
+# LIMIT: 300
 . "$(dirname "$0")/../../e2e/lib.sh"
 KILLS=${KILLS:-6}
 STEP=3		# new units that the reader reads in each round
@@ -16,12 +17,6 @@ image_small
 registry_start
 image_push "$SMALL" test/base:v1
 suite_start
-if [[ $(uname -r) != 6.12.* ]]; then
-	assert_exit 1 '^shedctl: DEVICE_UNAVAILABLE: .*ublk = force' \
-		ctl attach "$IMAGE"
-	suite_stop
-	skip "ublk is refused on $(uname -r): reads fail or hang after kills"
-fi
 device=$(ctl attach "$IMAGE" --name one --integrity complete)
 
 coproc READER { exec "$TOOLS/reader.py" "$device" "$SMALL" paced \
