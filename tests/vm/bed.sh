@@ -42,6 +42,7 @@ shift 2
 kernel=$cache/kernel-$suite
 "$vm/kernel.sh" "$suite" "$kernel" >&2
 "$vm/bed_root.sh" "$cache/bed" >&2
+IMAGE_MIB=1 "$vm/small.sh" "$cache/micro-guest" >&2
 [ -z "$systemd" ] || "$vm/bed_systemd.sh" "$base" >&2
 work=$(mktemp -d "$dir/bed.XXXXXX")
 trap 'rm -rf "$work"' EXIT
@@ -92,6 +93,7 @@ mkdir "$bed/tests"
 cp -R "$root"/tests/{e2e,tools,vm} "$bed/tests/"
 cp -R "$root"/{ipc,examples,systemd} "$bed/"
 cp --reflink=auto "$cache"/bed/small*.erofs "$bed/build/test/"
+cp -R --reflink=auto "$cache/micro-guest" "$bed/build/test/"
 # without the links to where the kernel was built
 cp -R --reflink=auto "$kernel"/lib/modules/* "$tree/usr/lib/modules/"
 find "$tree/usr/lib/modules" -type l -delete

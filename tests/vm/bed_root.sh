@@ -31,9 +31,14 @@ files=(
 	/etc/ssl/certs/ca-certificates.crt /etc/mke2fs.conf
 )
 nginx=$(command -v nginx) && files+=("$nginx")
+# the least of qemu that starts a microvm under emulation
+qemu=$(command -v qemu-system-x86_64) && files+=("$qemu"
+	/usr/lib/x86_64-linux-gnu/qemu/accel-tcg-x86_64.so
+	/usr/share/qemu/bios-microvm.bin /usr/share/qemu/linuxboot_dma.bin)
 
 versions=$(dpkg-query -W -f '${Package} ${Version}\n' "${packages[@]}") ||
 	{ echo "bed_root.sh: a package is missing; make deps" >&2; exit 1; }
+versions+=$(dpkg-query -W -f '${Package} ${Version}\n' qemu-system-x86 || true)
 key=$({ cat "$0" "$tools/image.sh"; echo "$versions"; } | sha256sum | cut -d ' ' -f 1)
 [ "$(cat "$dir/key" 2>/dev/null)" != "$key" ] || exit 0
 

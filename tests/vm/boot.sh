@@ -2,15 +2,17 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # boot.sh [OPTION]... DISK CONSOLE-LOG
-# Boots a guest under software emulation, its root disk being DISK: a file, or
-# an NBD URI of a unix socket or of a TCP port; `-`: none.  Waits for a line on
-# the console that matches REGEX: by default `GUEST-OK`, after which the guest
-# powers off by itself, or with -l the login prompt, at which it is ended.
-# Exits 0 if it came, 1 if not in time (300 s) or if the guest ended before.
+# Boots a guest under software emulation, its root disk being DISK: a file, a
+# block device, or an NBD URI of a unix socket or of a TCP port; `-`: none.
+# Waits for a line on the console that matches REGEX: by default `GUEST-OK`,
+# after which the guest powers off by itself, or with -l the login prompt, at
+# which it is ended.  Exits 0 if it came, 1 if not in time (300 s) or if the
+# guest ended before.
 #   -g DIR      the guest's vmlinuz and initrd; else build/test/small-guest
 #   -a WORDS    on its command line, instead of shed.check
 #   -d FILE     one more disk, which it may write; may be repeated
 #   -s FILE     what it writes to ttyS1
+#   -M MIB      of memory, instead of 1024
 #   -m          a microvm: virtio-mmio and no PCI, as Firecracker has it
 #   -l, -w REGEX, -t SECONDS
 set -euo pipefail
@@ -19,7 +21,8 @@ vm=$(cd "$(dirname "$0")" && pwd)
 guest=$vm/../../build/test/small-guest
 words='GUEST-OK [0-9a-f]{64}' seconds=300 append=shed.check login=
 disks=() second=() machine=() bus=pci cpu=(-cpu "Nehalem,-cx16" -smp 2) more=
-while getopts a:d:lmg:s:w:t: opt; do
+memory=1024
+while getopts a:d:lmM:g:s:w:t: opt; do
 	case $opt in
 	a) append=$OPTARG ;;
 	d) disks+=("$OPTARG") ;;
@@ -29,6 +32,7 @@ while getopts a:d:lmg:s:w:t: opt; do
 		cpu=(-cpu max -smp 1) more='tsc_early_khz=2000000 lpj=8000000'
 		bus=device
 		;;
+	M) memory=$OPTARG ;;
 	l) login=1 append='' words='login: ' ;;
 	g) guest=$OPTARG ;;
 	s) second=(-serial "file:$OPTARG") ;;
@@ -43,7 +47,7 @@ disk=$1 log=$2 devices=()
 
 # nbd+unix:///EXPORT?socket=PATH or nbd://HOST:PORT/EXPORT
 drive() {
-	local server export=''
+	local server export='' kind=file
 	case $1 in
 	nbd+unix://*)
 		export=${1#nbd+unix:///}
@@ -58,8 +62,10 @@ drive() {
 			'{type: "inet", host: $h, port: $p}')
 		;;
 	*)
-		jq -nc --arg f "$1" '{"node-name": "root", "read-only": true,
-			driver: "raw", file: {driver: "file", filename: $f}}'
+		[ ! -b "$1" ] || kind=host_device
+		jq -nc --arg f "$1" --arg k "$kind" '{"node-name": "root",
+			"read-only": true, driver: "raw",
+			file: {driver: $k, filename: $f}}'
 		return ;;
 	esac
 	jq -nc --argjson s "$server" --arg e "$export" '{"node-name": "root",
@@ -77,7 +83,7 @@ done
 
 : >"$log"
 qemu-system-x86_64 "${machine[@]}" -accel tcg,thread=multi "${cpu[@]}" \
-	-m 1024 -display none -monitor none -serial stdio \
+	-m "$memory" -display none -monitor none -serial stdio \
 	"${second[@]}" -no-reboot -nic none -kernel "$guest/vmlinuz" -initrd "$guest/initrd" \
 	-append "console=ttyS0 panic=-1 $more $append" "${devices[@]}" \
 	</dev/null >>"$log" 2>"$log.qemu" &
