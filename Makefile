@@ -67,9 +67,9 @@ CACHED := cached/main.c cached/open.c cached/find.c cached/image.c \
 	cached/room.c cached/gc.c cached/scrub.c cached/copy.c \
 	cached/work.c cached/status.c cached/store.c cached/disk.c $(CACHED_OS)
 DEVD := devd/main.c devd/parent.c devd/parent_device.c devd/parent_ublk.c \
-	devd/apart.c devd/ublk_kernel.c $(DEVD_OS) devd/places.c \
-	devd/spawn.c devd/control.c \
-	devd/op.c devd/attach.c devd/store.c devd/device.c devd/answer.c \
+	devd/apart.c devd/handover.c devd/record.c devd/spec.c \
+	devd/ublk_kernel.c $(DEVD_OS) devd/places.c devd/spawn.c \
+	devd/control.c devd/op.c devd/attach.c devd/store.c devd/device.c devd/answer.c \
 	devd/doctor.c devd/metrics.c \
 	devd/names.c devd/attachments.c devd/login.c devd/credentials.c
 DEVD_IO := devd/io_main.c devd/io_core.c devd/io_want.c devd/nbd.c \
@@ -180,8 +180,9 @@ test_outage_PKGS := libxxhash
 test_sources_SRC := $(HOST)
 test_sources_PKGS := libxxhash
 test_control_outage_SRC := $(IPC) $(BASE) $(GEN)
-UNIT += test_credentials test_store_login
-test_credentials_SRC := devd/credentials.c devd/names.c $(BASE)
+UNIT += test_credentials test_handover test_store_login
+test_handover_SRC := devd/handover.c $(BASE)
+test_credentials_SRC := devd/credentials.c devd/handover.c devd/names.c $(BASE)
 test_store_login_SRC := $(HOST)
 test_store_login_PKGS := libxxhash
 UNIT += test_flips
@@ -297,7 +298,6 @@ help:
 #:                process killed N=200 times; the real image
 #: fuzz           each fuzzer for SECONDS=60
 #: lint           cppcheck, shellcheck, manual pages, headers, line lengths
-#: format         clang-format over all C files
 #: install        DESTDIR= PREFIX=/usr
 #: dist           a tarball of HEAD
 #: clean
@@ -360,9 +360,6 @@ SOURCES := $(wildcard base/*.c ipc/*.c policy/*.c image/*.c fetcherd/*.c \
 lint: $B/gen/ipc/control.pb-c.h $B/gen/ipc/suite.pb-c.h
 	@tests/lint.sh $B "$(SOURCES)" "$(HEADERS)"
 
-format:
-	clang-format -i $(SOURCES) $(HEADERS)
-
 PREFIX ?= /usr
 install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/libexec/shedstream \
@@ -392,6 +389,6 @@ clean:
 	rm -rf $B
 
 .PHONY: all help deps demo demo-boot tests check asan tsan mix-asan mix-tsan \
-	bench bench-link soak fuzz lint format install dist clean
+	bench bench-link soak fuzz lint install dist clean
 .SECONDARY:
 -include $(shell find $B/obj -name '*.d' 2>/dev/null)

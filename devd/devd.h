@@ -20,6 +20,7 @@ struct event_base;
 
 struct places {
 	const char *conf;	/* configuration file, may be absent */
+	bool conf_named;	/* by -c: it must be there */
 	const char *store;	/* store directory */
 	const char *run;	/* run directory */
 	bool root;		/* system instance, else rootless */
@@ -27,11 +28,16 @@ struct places {
 
 /* ---- parent.c ---- */
 
-/* Run the suite; returns its exit status.  conf is taken. */
-int parent_run(const struct places *places, struct conf *conf, int conf_fd);
+/* Run the suite; returns its exit status.  conf is taken.  argv: of main(), for
+ * another build to begin with. */
+int parent_run(const struct places *places, struct conf *conf, int conf_fd,
+    char **argv);
 
 /* Remove what a dead instance left in its run directory. */
 int parent_remove_devices(const struct places *places);
+/* Can this build go on with files whose requests another build keeps as that
+ * part (of handover.c)? */
+bool parent_device_takes(const char *journal);
 
 /* ---- places.c: directories, sockets and lock files of the parent ---- */
 
@@ -51,8 +57,8 @@ int places_lock(const char *dir, const char *file, int wait_s,
 /* A listening unix stream socket at path, mode 0600 or 0660 for group.
  * The descriptor, or -errno. */
 int places_listen(const char *path, bool for_group, gid_t group);
-/* Remove every socket in dir.  An exit status. */
-int places_remove_sockets(const char *dir);
+/* Remove every file in that directory of the run directory. */
+void places_empty(const struct places *places, const char *below);
 /* Open read-only; -errno. */
 int places_open_read(const char *path);
 
@@ -69,10 +75,14 @@ int mount_file(const char *path, const char *mark, int *fd);
 /* Take it away, and the file below it.  Whoever has it open keeps it as long as
  * its descriptor is kept.  Never waits for who serves it.  0 or -errno. */
 int mount_end(const char *path);
+/* Is there one of that mark at path, from the root and without links? */
+bool mount_is(const char *mark, const char *path);
 /* Take away all mounts of that mark whose files lie in dir, from the root and
- * without links: how many, or -errno.  Others of that mark, such as bind
- * mounts, are their makers'. */
-int mount_remove(const char *mark, const char *dir);
+ * without links, but those that are wanted (by the name of their file; NULL:
+ * none is): how many, or -errno.  Others of that mark, such as bind mounts, are
+ * their makers'. */
+int mount_remove(const char *mark, const char *dir,
+    bool (*wanted)(const char *name));
 
 /* ---- apart.c: work in a process that can be abandoned ---- */
 
@@ -103,10 +113,12 @@ enum ublk_act {
 	UBLK_ACT_PROBE,		/* has it the features we need? */
 	UBLK_ACT_MAKE,		/* a device of size, mark: its number */
 	UBLK_ACT_START,		/* its worker is ready; node for group */
-	UBLK_ACT_RECOVER,	/* its worker died: wait until that was seen */
+	UBLK_ACT_RECOVER,	/* its worker died: wait until that was seen;
+				 * -ENODEV: it is not of that mark */
 	UBLK_ACT_RESUME,	/* the new one is ready */
 	UBLK_ACT_REMOVE,	/* also while somebody has it open */
-	UBLK_ACT_SWEEP,		/* all of that mark: how many */
+	UBLK_ACT_SWEEP,		/* all of that mark but those in keep: how
+				 * many */
 };
 
 struct ublk_ask {
@@ -116,6 +128,8 @@ struct ublk_ask {
 	uint64_t mark;		/* of the instance */
 	pid_t opener;		/* who opened the character device */
 	gid_t group;
+	const uint32_t *keep;	/* numbers, of SWEEP; the caller's */
+	size_t n_keep;
 };
 
 #define UBLK_PROBE_MS	2000
@@ -157,6 +171,8 @@ int spawn_child(struct child *child, struct event_base *base,
 uint32_t spawn_ended(struct child *child, int status);
 /* Find our own programs' directory; ends the process on failure. */
 void spawn_init(void);
+/* Where devd is installed: after an update, another build. */
+const char *spawn_self(void);
 
 /* ---- credentials.c: what clients gave for registries; the parent's ---- */
 
@@ -165,6 +181,7 @@ void spawn_init(void);
 struct credentials {
 	char host[HOST_TEXT_MAX + 1];
 	int fd;			/* a sealed memfd that nobody here reads */
+	int host_fd;		/* one of the host's name, or < 0 */
 	bool fresh;		/* no fetcherd knows them yet */
 };
 
@@ -175,6 +192,7 @@ int credentials_set(const char *host, int fd, bool fresh);
 /* One after the other; NULL: that was the last. */
 const struct credentials *credentials_at(size_t i);
 void credentials_known(void);	/* fetcherd has them all */
+void credentials_restore(void);	/* of an earlier life of this process */
 
 /* ---- control.c ---- */
 
@@ -208,6 +226,53 @@ bool owner_valid(const char *text);
 bool data_text_valid(const char *text);
 /* Printable ASCII without '/', 1..max bytes: consumer ids. */
 bool consumer_valid(const char *text, size_t max);
+
+/* ---- spec.c: a device, written down ---- */
+
+/* Fill the item's part of that; its pointers lead into spec. */
+void spec_to_item(const struct device_spec *spec,
+    Suite__Attachments__Item *item);
+/* 0, or -EINVAL.  Its id is computed; sizes are not judged. */
+int spec_from_item(const Suite__Attachments__Item *item,
+    struct device_spec *spec);
+
+/* ---- record.c: the parent's records of devices ---- */
+
+#define RECORDS		"devices"	/* in the run directory */
+
+int record_open(const char *run);	/* first; 0 or -errno */
+/* number: of a block device, or 0.  0 or -errno. */
+int record_write(const struct device_spec *spec, uint32_t number);
+void record_remove(const char *id);	/* nothing, if there is none */
+/* All there are; one that is not wanted is removed, and what is no record. */
+void record_each(bool (*found)(const struct device_spec *spec,
+    uint32_t number));
+
+/* ---- handover.c: descriptors that outlive the parent ---- */
+
+#define HANDOVER_PARTS	4	/* of one device, at most */
+#define HANDOVER_MORE	128	/* for credentials */
+#define HANDOVER_PART_MAX 8	/* bytes of a part's name: letters, digits */
+
+/* Take what was handed to this process: before it opens anything. */
+void handover_init(void);
+/* That part of what an earlier life kept; the caller's, and kept on.  -1: there
+ * is none. */
+int handover_take(const char *key, const char *part);
+/* Is there such a part that nobody took yet?  key: whose. */
+bool handover_next(const char *part, char key[DEVICE_ID_LEN + 1]);
+void handover_rest(void);	/* close what nobody took */
+/* Keep it for the next life, until the drop of its key (a device's id); once is
+ * enough.  fd stays the caller's, and open until then. */
+void handover_keep(const char *key, const char *part, int fd);
+void handover_drop(const char *key);
+/* Does it also outlive the end of this process, by crash or SIGTERM? */
+bool handover_lasts(void);
+/* To the service manager, as of sd_notify(3); nothing without one. */
+void handover_tell(const char *state);
+/* Become that program, with all that is kept.  Returns only -errno, and then
+ * nothing has happened. */
+int handover_exec(const char *program, char **argv);
 
 /* ---- attachments.c ---- */
 

@@ -246,20 +246,9 @@ fill_item(Suite__Attachments__Item *item, struct device *d, char **strings)
 	struct consumer *c;
 	size_t n = 0;
 
-	item->name = d->spec.name;
+	spec_to_item(&d->spec, item);
 	item->image = d->image;
-	item->image_digest.data = d->spec.image.bytes;
-	item->image_digest.len = DIGEST_LEN;
-	item->blob_digest.data = d->spec.blob.bytes;
-	item->blob_digest.len = DIGEST_LEN;
-	item->layout.data = d->spec.layout.bytes;
-	item->layout.len = DIGEST_LEN;
 	item->data = d->data;
-	item->size = d->spec.size;
-	item->unit = d->spec.unit;
-	item->rung = d->spec.rung;
-	item->present = d->spec.present;
-	item->eio_after_s = d->spec.eio_after_s;
 	item->aliases = strings;
 	for (; item->n_aliases < d->n_aliases; item->n_aliases++)
 		strings[n++] = d->aliases[item->n_aliases];
@@ -520,41 +509,14 @@ on_parent_state(const struct parent_msg *msg, int fd)
 	files.fd[msg->count] = fd;
 }
 
-static int
-item_spec(const Suite__Attachments__Item *item, struct device_spec *spec)
-{
-	memset(spec, 0, sizeof(*spec));
-	if (digest_from_bytes(item->image_digest.data, item->image_digest.len,
-	    &spec->image) < 0 || digest_from_bytes(item->blob_digest.data,
-	    item->blob_digest.len, &spec->blob) < 0 ||
-	    !device_name_valid(item->name))
-		return -EINVAL;
-	/* Of a version that knew no chunk index. */
-	if (item->layout.len == 0)
-		spec->layout = spec->blob;
-	else if (digest_from_bytes(item->layout.data, item->layout.len,
-	    &spec->layout) < 0)
-		return -EINVAL;
-	if (item->data[0] && !data_text_valid(item->data))
-		return -EINVAL;
-	snprintf(spec->name, sizeof(spec->name), "%s", item->name);
-	spec->size = item->size;
-	spec->unit = item->unit;
-	spec->rung = item->rung;
-	spec->present = item->present;
-	spec->eio_after_s = item->eio_after_s;
-	device_id(&spec->blob, &spec->image, &spec->layout, spec->rung,
-	    spec->present, spec->id);
-	return 0;
-}
-
 static void
 restore(const Suite__Attachments__Item *item)
 {
 	struct device_spec spec;
 	struct device *d;
 
-	if (item_spec(item, &spec) < 0) {
+	if (spec_from_item(item, &spec) < 0 ||
+	    (item->data[0] && !data_text_valid(item->data))) {
 		log_err("skipping an attachment that can't be read");
 		return;
 	}

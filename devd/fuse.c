@@ -515,6 +515,17 @@ fuse_readable(evutil_socket_t fd, short what, void *arg)
 
 /* ---- start ---- */
 
+/* Two workers at once would answer the same slots.  A parent waits for its own;
+ * but one that was killed leaves a worker that ends by itself, and the next
+ * life of that parent may be quicker.  A lock that ends with its process. */
+static int
+journal_lock(int fd)
+{
+	struct flock whole = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+
+	return fcntl(fd, F_SETLKW, &whole) < 0 ? -errno : 0;
+}
+
 static int
 fuse_take(enum parent_type type, int fd)
 {
@@ -530,10 +541,11 @@ fuse_take(enum parent_type type, int fd)
 		return -EINVAL;
 	}
 	r = shm_map(fd, FUSE_JOURNAL_SIZE, 1, &journal);
-	fd_close(fd);
+	if (r == 0)
+		r = journal_lock(fd);
 	if (r == 0)
 		fuse.journal = journal;
-	return r;
+	return r; /* its close would end the lock */
 }
 
 static bool

@@ -39,7 +39,7 @@ static const struct policy nbd_policy = {
 static const struct policy file_policy = {
 	.process = "devd-io",
 	.user = "_sheddev",
-	.words = "stdio event unix pread",
+	.words = "stdio event unix pread lock",
 	.files = MAP_SLOTS + 32,	/* store files, and a few of its own */
 	.file_size = 0,
 };

@@ -35,7 +35,7 @@ static const char usage[] =
     "  --version\n";
 
 enum { OPT_STORE = 256, OPT_RUN, OPT_REMOVE, OPT_CONTROL, OPT_VERSION,
-    OPT_MESSAGES };
+    OPT_MESSAGES, OPT_TAKES };
 
 struct options {
 	struct places places;
@@ -157,6 +157,7 @@ parse_options(int argc, char **argv, struct options *o)
 		{ "remove-devices", no_argument, NULL, OPT_REMOVE },
 		{ "control", no_argument, NULL, OPT_CONTROL },
 		{ "messages", no_argument, NULL, OPT_MESSAGES },
+		{ "takes", required_argument, NULL, OPT_TAKES },
 		{ "version", no_argument, NULL, OPT_VERSION },
 		{ "help", no_argument, NULL, 'h' },
 		{ NULL, 0, NULL, 0 },
@@ -188,6 +189,11 @@ parse_options(int argc, char **argv, struct options *o)
 		case OPT_MESSAGES:
 			control_print_tables();
 			exit(0);
+		case OPT_TAKES:	/* asked by another build, before its reload */
+			if (!parent_device_takes(optarg))
+				log_die("this build can't go on with files "
+				    "whose requests are kept as %s", optarg);
+			break;
 		case OPT_VERSION:
 			printf("devd %s\n", VERSION);
 			exit(0);
@@ -214,6 +220,7 @@ main(int argc, char **argv)
 	int memfd;
 
 	log_init("devd");
+	handover_init();
 	if (argc == 4 && strcmp(argv[1], "--try") == 0) {
 		policy_parent();
 		policy_try(argv[2], argv[3]);
@@ -222,7 +229,7 @@ main(int argc, char **argv)
 	    strcmp(argv[2], "--try") == 0)
 		control_try(argv[3], argv[4]);
 	parse_options(argc, argv, &o);
-	named = o.places.conf != NULL;
+	named = o.places.conf_named = o.places.conf != NULL;
 	conf_default_place(&o.places);
 	conf = load_conf(o.places.conf, named, &memfd);
 	if (o.check) {
@@ -234,5 +241,5 @@ main(int argc, char **argv)
 	if (o.remove)
 		return parent_remove_devices(&o.places);
 	check_users(&o.places);
-	return parent_run(&o.places, conf, memfd);
+	return parent_run(&o.places, conf, memfd, argv);
 }

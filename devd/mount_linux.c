@@ -173,8 +173,30 @@ mount_end(const char *path)
 	return unlink(path) < 0 && errno != ENOENT ? -errno : 0;
 }
 
+struct search {
+	const char *mark, *path;
+};
+
+static int
+find_at(const struct mounted *m, void *arg)
+{
+	const struct search *search = arg;
+
+	return strcmp(m->source, search->mark) == 0 &&
+	    strcmp(m->path, search->path) == 0;
+}
+
+bool
+mount_is(const char *mark, const char *path)
+{
+	struct search search = { mark, path };
+
+	return mounted_each(find_at, &search) > 0;
+}
+
 struct removal {
 	const char *mark, *dir;
+	bool (*wanted)(const char *name);
 	char path[4096];	/* "": none found */
 };
 
@@ -186,6 +208,9 @@ find_marked(const struct mounted *m, void *arg)
 	if (strcmp(m->source, removal->mark) != 0 ||
 	    !is_in(removal->dir, m->path))
 		return 0;
+	if (removal->wanted &&
+	    removal->wanted(m->path + strlen(removal->dir) + 1))
+		return 0;
 	snprintf(removal->path, sizeof(removal->path), "%s", m->path);
 	return 1;
 }
@@ -193,9 +218,11 @@ find_marked(const struct mounted *m, void *arg)
 /* One at a time: the list changes with each.  What can't be unmounted would be
  * found again, and below it lies nothing of ours: so that is the end. */
 int
-mount_remove(const char *mark, const char *dir)
+mount_remove(const char *mark, const char *dir,
+    bool (*wanted)(const char *name))
 {
-	struct removal removal = { .mark = mark, .dir = dir };
+	struct removal removal = { .mark = mark, .dir = dir,
+		.wanted = wanted };
 	int n = 0, r;
 
 	while ((r = mounted_each(find_marked, &removal)) > 0) {

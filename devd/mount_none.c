@@ -30,9 +30,19 @@ mount_end(const char *path)
 }
 
 int
-mount_remove(const char *mark, const char *dir)
+mount_remove(const char *mark, const char *dir,
+    bool (*wanted)(const char *name))
 {
 	(void)mark;
 	(void)dir;
+	(void)wanted;
 	return 0;
+}
+
+bool
+mount_is(const char *mark, const char *path)
+{
+	(void)mark;
+	(void)path;
+	return false;
 }

@@ -11,8 +11,15 @@
  * every restart.  It also keeps what must outlive a child: the listening
  * sockets, the attachments files, each device's map and statistics
  * (parent_device.c), the credentials that clients gave (credentials.c).  It
- * reads nothing but fixed-size structs of its children, and never opens, stats
- * or reads what the suite presents.
+ * reads nothing but fixed-size structs of its children and what it has written
+ * itself, and never opens, stats or reads what the suite presents.
+ *
+ *	RUNNING --SIGTERM, shutdown--> STOPPING --children ended--> exit
+ *	   |  ^                           ^
+ *	   |  +---- can't become it -+    | SIGTERM
+ *	 SIGHUP, its -n is content   |    |
+ *	   +-------------------> RELOADING --children ended--> becomes the build
+ *	                                                       that is installed
  */
 #define _GNU_SOURCE
 #include <sys/resource.h>
@@ -34,6 +41,7 @@
 #include "devd/parent.h"
 
 #define STOP_WAIT_S	30	/* cached syncs what it has; then SIGKILL */
+#define CHECK_MS	10000	/* of a configuration, by another build */
 #define START_RETRY_MS	1000	/* after fork itself failed */
 #define STORE_LOCK_WAIT_S 30	/* as long as a dying cached may take */
 
@@ -43,7 +51,11 @@ static struct conf *conf;
 static int conf_fd, control_socket, store_dir, store_lock, state_fd[2];
 static char *store_path;	/* from the root, without links */
 static gid_t group;
-static bool stopping, announced_ready;
+static char **arguments;	/* of main() */
+static enum { RUNNING, RELOADING, STOPPING } phase;
+static bool announced_ready;
+static struct event *late;	/* children that do not end */
+static struct apart *candidate;	/* the other build's check, under way */
 /* Why no device is presented as a file, or by ublk; NULL: can be. */
 static const char *kind_file, *kind_ublk;
 
@@ -293,23 +305,60 @@ on_broken(struct child *from, const struct parent_msg *req)
 
 /* ---- a child's life ---- */
 
-static void
-stop(void)
+static bool
+children_left(void)
 {
-	struct timeval wait = { STOP_WAIT_S, 0 };
 	struct device *dev;
 
-	if (stopping)
-		return;
-	stopping = true;
-	log_info("stopping");
-	parent_device_stop();
-	/* A child ends when its link does; cached first syncs what it has. */
+	for (size_t i = 0; i < ARRAY_LEN(daemons); i++)
+		if (daemons[i]->pid > 0)
+			return true;
+	TAILQ_FOREACH(dev, &parent_devices, entry)
+		if (dev->worker.pid > 0)
+			return true;
+	return false;
+}
+
+static void
+end_late(evutil_socket_t fd, short what, void *arg)
+{
+	(void)fd;
+	(void)what;
+	(void)arg;
+	log_err("some processes did not end in %d s: killing them",
+	    STOP_WAIT_S);
+	for (size_t i = 0; i < ARRAY_LEN(daemons); i++)
+		if (daemons[i]->pid > 0)
+			kill(daemons[i]->pid, SIGKILL);
+}
+
+/* A child ends when its link does; cached first syncs what it has. */
+static void
+end_children(void)
+{
+	const struct timeval wait = { STOP_WAIT_S, 0 };
+	struct device *dev;
+
 	for (size_t i = 0; i < ARRAY_LEN(daemons); i++)
 		parent_link_free(take_ptr(daemons[i]->link));
 	TAILQ_FOREACH(dev, &parent_devices, entry)
 		parent_link_free(take_ptr(dev->worker.link));
-	event_base_loopexit(base, &wait);
+	if (event_add(late, &wait) < 0)
+		log_die("no memory for a timer");
+	if (!children_left())
+		event_base_loopbreak(base);
+}
+
+static void
+stop(bool shutdown)
+{
+	if (phase == STOPPING)
+		return;
+	phase = STOPPING;
+	log_info("stopping");
+	handover_tell("STOPPING=1");
+	parent_device_stop(shutdown);
+	end_children();
 }
 
 static void
@@ -328,6 +377,7 @@ on_ready(struct child *child)
 	if (all && !announced_ready) {
 		announced_ready = true;
 		log_info("ready");
+		handover_tell("READY=1");
 	}
 }
 
@@ -352,7 +402,7 @@ child_message(void *owner, const struct parent_msg *msg, int passed)
 	else if (child == &control && msg->type == CHILD_HOLD)
 		on_hold(msg, fd);
 	else if (child == &control && msg->type == CHILD_SHUTDOWN)
-		stop();
+		stop(true);
 	else {
 		log_err("%s sent message %u, which it may not: ending it",
 		    child->program, msg->type);
@@ -408,7 +458,7 @@ restart_due(evutil_socket_t fd, short what, void *arg)
 
 	(void)fd;
 	(void)what;
-	if (!stopping)
+	if (phase == RUNNING)
 		parent_start_child(child);
 }
 
@@ -426,27 +476,13 @@ child_of_pid(pid_t pid)
 	return NULL;
 }
 
-static bool
-children_left(void)
-{
-	struct device *dev;
-
-	for (size_t i = 0; i < ARRAY_LEN(daemons); i++)
-		if (daemons[i]->pid > 0)
-			return true;
-	TAILQ_FOREACH(dev, &parent_devices, entry)
-		if (dev->worker.pid > 0)
-			return true;
-	return false;
-}
-
 static void
 child_ended(struct child *child, int status)
 {
 	struct device *dev = child->device;
 	uint32_t wait_ms = spawn_ended(child, status);
 
-	if (stopping)
+	if (phase != RUNNING)
 		return;
 	if (!dev || !dev->ending)
 		log_warn("%s%s%s %s; starting it again in %u ms",
@@ -478,7 +514,7 @@ child_signalled(evutil_socket_t sig, short what, void *arg)
 		if (child)
 			child_ended(child, status);
 	}
-	if (stopping && !children_left())
+	if (phase != RUNNING && !children_left())
 		event_base_loopbreak(base);
 }
 
@@ -488,7 +524,62 @@ stop_signalled(evutil_socket_t sig, short what, void *arg)
 	(void)sig;
 	(void)what;
 	(void)arg;
-	stop();
+	stop(false);
+}
+
+/* ---- reload ---- */
+
+/* In a process apart: its exit status, or -errno.  What it has to say goes to
+ * the log. */
+static int
+candidate_check(const void *arg)
+{
+	const char *journal = parent_device_journal();
+	char *argv[8] = { (char *)"devd", (char *)"-n" };
+	int n = 2, status;
+	pid_t pid;
+
+	if (places->conf_named) {
+		argv[n++] = (char *)"-c";
+		argv[n++] = (char *)places->conf;
+	}
+	if (journal) {
+		argv[n++] = (char *)"--takes";
+		argv[n++] = (char *)journal;
+	}
+	pid = fork();
+	if (pid == 0) {
+		if (!freopen("/dev/null", "w", stdout))
+			_exit(127);
+		execv(arg, argv);
+		log_err("exec %s: %s", (const char *)arg, strerror(errno));
+		_exit(127);
+	}
+	if (pid < 0 || waitpid(pid, &status, 0) < 0)
+		return -errno;
+	return WIFEXITED(status) ? WEXITSTATUS(status) : 128;
+}
+
+static void
+candidate_checked(void *owner, int result)
+{
+	char why[32];
+
+	(void)owner;
+	candidate = NULL;
+	if (phase != RUNNING)
+		return;
+	if (result != 0) {
+		snprintf(why, sizeof(why), "status %d", result);
+		log_err("not reloaded: %s -n found an error, see above (%s); "
+		    "all goes on as it was", spawn_self(), result < 0 ?
+		    strerror(-result) : why);
+		return;
+	}
+	log_info("reloading");
+	phase = RELOADING;
+	parent_device_pause();
+	end_children();
 }
 
 static void
@@ -497,8 +588,23 @@ reload_signalled(evutil_socket_t sig, short what, void *arg)
 	(void)sig;
 	(void)what;
 	(void)arg;
-	log_warn("reload is not supported by this version; restart instead: "
-	    "devices with consumers come back");
+	if (phase != RUNNING || candidate)
+		return;
+	candidate = apart_start(base, candidate_check, spawn_self(), -1,
+	    CHECK_MS, candidate_checked, NULL);
+	if (!candidate)
+		log_err("not reloaded: the check of the new configuration "
+		    "can't be started");
+}
+
+/* All children have ended.  Returns if it can't be done. */
+static void
+reload(void)
+{
+	int r = handover_exec(spawn_self(), arguments);
+
+	log_err("not reloaded: become %s: %s", spawn_self(), strerror(-r));
+	phase = RUNNING;
 }
 
 /* ---- start and end ---- */
@@ -569,11 +675,12 @@ say_what_ends(void)
 		kind_file = NULL;
 	if (ublk_possible(conf->ublk_force, &kind_ublk) == 0)
 		kind_ublk = NULL;
-	if (!kind_file)
+	if (!kind_file && !handover_lasts())
 		log_info("devices that are presented as a file end with this "
-		    "service, also when it is restarted: stop the VMs that "
-		    "use one before");
-	else if (places->root)
+		    "service, also when it is restarted: reload it, or run it "
+		    "by a service manager that keeps descriptors (see "
+		    "devd(8)), or stop the VMs that use one before");
+	else if (kind_file && places->root)
 		log_warn("no device can be presented as a file: %s", kind_file);
 }
 
@@ -591,19 +698,27 @@ raise_limit(void)
 		    strerror(errno));
 }
 
-int
-parent_run(const struct places *p, struct conf *c, int conf_memfd)
+static void
+start_children(void)
 {
-	places = p;
-	conf = c;
-	conf_fd = conf_memfd;
+	for (size_t i = 0; i < ARRAY_LEN(daemons); i++)
+		parent_start_child(daemons[i]);
+	parent_device_go();
+}
+
+static void
+prepare(void)
+{
 	raise_limit();
 	spawn_init();
 	hold();
 	base = event_base_new();
-	if (!base)
-		log_die("no event base");
+	late = base ? evtimer_new(base, end_late, NULL) : NULL;
+	if (!late)
+		log_die("no memory for an event loop");
 	parent_device_init(base, places, conf, group);
+	credentials_restore();
+	handover_rest();
 	say_what_ends();
 	policy_parent();
 	on_signal(SIGCHLD, child_signalled);
@@ -611,15 +726,23 @@ parent_run(const struct places *p, struct conf *c, int conf_memfd)
 	on_signal(SIGINT, stop_signalled);
 	on_signal(SIGHUP, reload_signalled);
 	signal(SIGPIPE, SIG_IGN);
-	for (size_t i = 0; i < ARRAY_LEN(daemons); i++)
-		parent_start_child(daemons[i]);
-	event_base_dispatch(base);
-	if (children_left()) {
-		log_err("some processes did not end in %d s: killing them",
-		    STOP_WAIT_S);
-		for (size_t i = 0; i < ARRAY_LEN(daemons); i++)
-			if (daemons[i]->pid > 0)
-				kill(daemons[i]->pid, SIGKILL);
+}
+
+int
+parent_run(const struct places *p, struct conf *c, int conf_memfd,
+    char **argv)
+{
+	places = p;
+	conf = c;
+	conf_fd = conf_memfd;
+	arguments = argv;
+	prepare();
+	while (phase == RUNNING) {
+		start_children();
+		event_base_dispatch(base);
+		event_del(late);
+		if (phase == RELOADING)
+			reload();
 	}
 	log_info("stopped");
 	return 0;
@@ -628,8 +751,6 @@ parent_run(const struct places *p, struct conf *c, int conf_memfd)
 int
 parent_remove_devices(const struct places *p)
 {
-	char pattern[SOCKET_PATH_MAX + 32];
-
 	places = p;
 	places_make_run(places, 0);
 	places_lock(places->run, "lock", 0, "run directory");
@@ -637,6 +758,7 @@ parent_remove_devices(const struct places *p)
 	for (int i = 0; i < 2; i++)
 		if (ftruncate(open_state(i), 0) < 0)
 			log_die("clear the attachments: %s", strerror(errno));
-	snprintf(pattern, sizeof(pattern), "%s/nbd", places->run);
-	return places_remove_sockets(pattern);
+	places_empty(places, "nbd");
+	places_empty(places, RECORDS);
+	return 0;
 }

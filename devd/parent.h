@@ -68,12 +68,18 @@ extern struct parent_devices parent_devices;
  * is held: what a dead instance has left mounted in it is taken away. */
 void parent_device_init(struct event_base *base, const struct places *places,
     const struct conf *conf, gid_t group);
+/* Their workers start: of those that an earlier life has left. */
+void parent_device_go(void);
 /* Take away what an instance of that run directory has left: mounts and ublk
  * devices.  Says what it can't. */
 void parent_device_sweep(const char *run);
-/* The suite ends: so do files and ublk devices, and who has a file open is
- * told. */
-void parent_device_stop(void);
+/* All children end, and parent_device_go() follows, perhaps in another life. */
+void parent_device_pause(void);
+/* What another build must be able to take, or NULL: there is no file. */
+const char *parent_device_journal(void);
+/* This process ends, and with it what can't outlive it, of which is told who
+ * has it open.  shutdown: all of them end. */
+void parent_device_stop(bool shutdown);
 /* NULL: there is none of that id. */
 struct device *parent_device_find(const char *id);
 
@@ -96,15 +102,18 @@ bool parent_device_worker_ended(struct device *dev, uint32_t wait_ms);
 
 /* For parent_ublk.c: control is told that it exists; */
 void parent_device_announce(struct device *dev);
+/* it is to end, and nothing of it is kept for a next life; */
+void parent_device_ending(struct device *dev);
 /* it does not exist any more, and is freed.  error: it never came up. */
 void parent_device_ended(struct device *dev, int error);
 
 /* ---- parent_ublk.c ---- */
 
 void parent_ublk_init(struct event_base *base, const char *run, gid_t group);
-/* Take away all devices that an instance of that run directory has made.  How
- * many, or -errno. */
+/* Take away all devices that an instance of that run directory has made and
+ * that are not in parent_devices, or are ending.  How many, or -errno. */
 int parent_ublk_sweep(void);
+void parent_ublk_adopt(struct device *dev);	/* an earlier life's */
 /* Its worker is started, and parent_device_announce() or parent_device_ended()
  * follows, perhaps at once. */
 void parent_ublk_make(struct device *dev);

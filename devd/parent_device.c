@@ -11,9 +11,15 @@
  *
  * One presented as plain has no worker: control is told at once.  One presented
  * as a file lives as long as the descriptor that its requests are read from:
- * workers get duplicates.  It ends with this process at the latest; the mount
- * that is left over then is known again by its source.  Processes,
- * their links and their restarts are parent.c's.
+ * workers get duplicates.
+ *
+ * What a device consists of is kept for the next life of this process
+ * (handover.c), and what it is stands in a record (record.c); so a reload goes
+ * on where the last life ended, and so does a start whose service manager kept
+ * the descriptors.  A ublk device outlives any end by itself, but with a map
+ * that begins anew.  Mounts and ublk devices of this run directory that no
+ * record names are left over, and taken away.
+ * Processes, their links and their restarts are parent.c's.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -58,10 +64,17 @@ run_known(const char *dir)
 		log_die("no memory at start");
 }
 
+static bool
+file_wanted(const char *id)
+{
+	return parent_device_find(id) != NULL;
+}
+
+/* What is of ours and has no device. */
 static void
 sweep(void)
 {
-	int n = mount_remove(mark, files);
+	int n = mount_remove(mark, files, file_wanted);
 
 	if (n < 0)
 		log_err("unmount the files of a former instance in %s/file: "
@@ -77,26 +90,6 @@ sweep(void)
 	else if (n > 0)
 		log_warn("took away %d ublk devices of a former instance; "
 		    "whoever still has one open gets errors", n);
-}
-
-void
-parent_device_sweep(const char *dir)
-{
-	run_known(dir);
-	parent_ublk_init(NULL, run, 0);
-	sweep();
-}
-
-void
-parent_device_init(struct event_base *base, const struct places *p,
-    const struct conf *c, gid_t g)
-{
-	run_known(p->run);
-	parent_ublk_init(base, run, g);
-	sweep();
-	places = p;
-	conf = c;
-	group = g;
 }
 
 struct device *
@@ -129,6 +122,69 @@ device_is_ublk(const struct device *dev)
 	return dev->spec.present == CTL_PRESENT(UBLK);
 }
 
+/* ---- outliving this process ---- */
+
+/* The digit is the version of what is in it (map.h, fuse_journal.h): a build
+ * that has another one finds none. */
+#define PART_MAP	"map1"
+#define PART_STATS	"stats1"
+#define PART_JOURNAL	"journal1"
+#define PART_FUSE	"fuse"
+#define PART_LISTEN	"listen"
+
+bool
+parent_device_takes(const char *journal)
+{
+	return strcmp(journal, PART_JOURNAL) == 0;
+}
+
+const char *
+parent_device_journal(void)
+{
+	struct device *dev;
+
+	TAILQ_FOREACH(dev, &parent_devices, entry)
+		if (device_is_file(dev))
+			return PART_JOURNAL;
+	return NULL;
+}
+
+static void
+device_keep(const struct device *dev)
+{
+	const struct {
+		const char *part;
+		int fd;
+	} parts[] = { { PART_MAP, dev->map }, { PART_STATS, dev->stats },
+		{ PART_FUSE, dev->fuse }, { PART_JOURNAL, dev->journal },
+		{ PART_LISTEN, dev->listener } };
+
+	for (size_t i = 0; i < ARRAY_LEN(parts); i++)
+		if (parts[i].fd >= 0)
+			handover_keep(dev->spec.id, parts[i].part,
+			    parts[i].fd);
+}
+
+static void
+device_record(const struct device *dev)
+{
+	int r = record_write(&dev->spec, dev->ublk.number);
+
+	if (r < 0)
+		log_err("device %s: write its record: %s; it would not "
+		    "outlive this process", dev->spec.name, strerror(-r));
+	device_keep(dev);
+}
+
+void
+parent_device_ending(struct device *dev)
+{
+	dev->announced = false;
+	dev->ending = true;
+	record_remove(dev->spec.id);
+	handover_drop(dev->spec.id);
+}
+
 /* ---- telling ---- */
 
 void
@@ -143,6 +199,8 @@ parent_device_announce(struct device *dev)
 		    strerror(-stats));
 		return;
 	}
+	if (!dev->announced)
+		device_record(dev);
 	dev->announced = true;
 	parent_give(&control, PARENT_DEVICE, &msg, stats);
 }
@@ -199,9 +257,6 @@ parent_device_setup_worker(struct device *dev)
 static int
 device_listen(struct device *dev)
 {
-	if (asprintf(&dev->path, "%s/nbd/%s.sock", places->run,
-	    dev->spec.id) < 0)
-		return -ENOMEM;
 	dev->listener = places_listen(dev->path, places->root, group);
 	return dev->listener < 0 ? dev->listener : 0;
 }
@@ -212,24 +267,47 @@ device_mount(struct device *dev)
 	dev->journal = shm_object("shedstream-journal", FUSE_JOURNAL_SIZE);
 	if (dev->journal < 0)
 		return dev->journal;
-	if (asprintf(&dev->path, "%s/%s", files, dev->spec.id) < 0)
-		return -ENOMEM;
 	return mount_file(dev->path, mark, &dev->fuse);
+}
+
+static int
+device_path(struct device *dev)
+{
+	int r = 0;
+
+	if (dev->spec.present == CTL_PRESENT(NBD))
+		r = asprintf(&dev->path, "%s/nbd/%s.sock", places->run,
+		    dev->spec.id);
+	else if (device_is_file(dev))
+		r = asprintf(&dev->path, "%s/%s", files, dev->spec.id);
+	return r < 0 ? -ENOMEM : 0;
+}
+
+/* Map and statistics: those of an earlier life, or new ones. */
+static int
+device_memory(struct device *dev)
+{
+	dev->map = handover_take(dev->spec.id, PART_MAP);
+	if (dev->map < 0)
+		dev->map = shm_object("shedstream-map",
+		    map_size(dev->spec.size, dev->spec.unit));
+	if (dev->map < 0)
+		return dev->map;
+	dev->stats = handover_take(dev->spec.id, PART_STATS);
+	if (dev->stats < 0)
+		dev->stats = shm_object("shedstream-stats", STATS_SIZE);
+	return dev->stats < 0 ? dev->stats : 0;
 }
 
 static int
 device_objects(struct device *dev)
 {
+	int r = device_memory(dev);
 
-	dev->map = shm_object("shedstream-map",
-	    map_size(dev->spec.size, dev->spec.unit));
-	if (dev->map < 0)
-		return dev->map;
-	dev->stats = shm_object("shedstream-stats", STATS_SIZE);
-	if (dev->stats < 0)
-		return dev->stats;
-	if (device_is_plain(dev) || device_is_ublk(dev))
-		return 0;
+	if (r == 0)
+		r = device_path(dev);
+	if (r < 0 || device_is_plain(dev) || device_is_ublk(dev))
+		return r;
 	return device_is_file(dev) ? device_mount(dev) : device_listen(dev);
 }
 
@@ -264,6 +342,7 @@ device_free(struct device *dev)
 {
 	struct parent_msg msg = { .device = dev->spec };
 
+	parent_device_ending(dev);
 	TAILQ_REMOVE(&parent_devices, dev, entry);
 	parent_give(&cached, PARENT_GONE, &msg, -1);
 	if (!dev->never_up)
@@ -300,6 +379,21 @@ worker_argument(const struct device *dev)
 	    NULL;
 }
 
+static struct device *
+device_new(const struct device_spec *spec)
+{
+	struct device *dev = calloc(1, sizeof(*dev));
+
+	if (!dev)
+		return NULL;
+	dev->spec = *spec;
+	dev->map = dev->stats = dev->listener = dev->fuse = dev->journal = -1;
+	dev->worker = (struct child){ .peer = PEER_IO, .program = "devd-io",
+		.argument = worker_argument(dev), .device = dev };
+	TAILQ_INSERT_TAIL(&parent_devices, dev, entry);
+	return dev;
+}
+
 static int
 device_make(const struct device_spec *spec)
 {
@@ -323,14 +417,9 @@ device_make(const struct device_spec *spec)
 			parent_device_announce(dev);
 		return 0;	/* else announced when its worker is ready */
 	}
-	dev = calloc(1, sizeof(*dev));
+	dev = device_new(spec);
 	if (!dev)
 		return -ENOMEM;
-	dev->spec = *spec;
-	dev->map = dev->stats = dev->listener = dev->fuse = dev->journal = -1;
-	dev->worker = (struct child){ .peer = PEER_IO, .program = "devd-io",
-		.argument = worker_argument(dev), .device = dev };
-	TAILQ_INSERT_TAIL(&parent_devices, dev, entry);
 	r = device_objects(dev);
 	if (r < 0) {
 		device_free(dev);
@@ -350,13 +439,92 @@ device_make(const struct device_spec *spec)
 static void
 device_end(struct device *dev)
 {
-	dev->announced = false;
-	dev->ending = true;
+	parent_device_ending(dev);
 	if (dev->worker.pid > 0)
 		kill(dev->worker.pid, SIGKILL);
 	device_close(dev);
 	if (dev->worker.pid <= 0)
 		device_free(dev);
+}
+
+/* ---- this process's start and end ---- */
+
+/* Of an earlier life: is what must have been kept there? */
+static bool
+device_is_back(struct device *dev)
+{
+	const char *id = dev->spec.id;
+
+	if (device_memory(dev) < 0 || device_path(dev) < 0)
+		return false;
+	dev->fuse = handover_take(id, PART_FUSE);
+	dev->journal = handover_take(id, PART_JOURNAL);
+	dev->listener = handover_take(id, PART_LISTEN);
+	if (device_is_file(dev))
+		return dev->fuse >= 0 && dev->journal >= 0 &&
+		    mount_is(mark, dev->path);
+	return device_is_ublk(dev) || dev->listener >= 0;
+}
+
+static bool
+device_adopt(const struct device_spec *spec, uint32_t number)
+{
+	struct device *dev;
+
+	if (!spec_valid(spec))
+		return false;
+	dev = device_new(spec);
+	if (!dev)
+		log_die("no memory at start");
+	dev->ublk.number = number;
+	if (!device_is_back(dev)) {
+		device_free(dev);
+		return false;
+	}
+	log_info("device %s of an earlier life goes on", spec->name);
+	dev->announced = true;
+	device_keep(dev);
+	return true;
+}
+
+void
+parent_device_sweep(const char *dir)
+{
+	run_known(dir);
+	parent_ublk_init(NULL, run, 0);
+	sweep();
+}
+
+void
+parent_device_init(struct event_base *base, const struct places *p,
+    const struct conf *c, gid_t g)
+{
+	int r;
+
+	run_known(p->run);
+	parent_ublk_init(base, run, g);
+	places = p;
+	conf = c;
+	group = g;
+	r = record_open(run);
+	if (r < 0)
+		log_die("open the records of devices in %s/" RECORDS ": %s",
+		    run, strerror(-r));
+	record_each(device_adopt);
+	sweep();
+}
+
+void
+parent_device_go(void)
+{
+	struct device *dev;
+
+	TAILQ_FOREACH(dev, &parent_devices, entry) {
+		if (device_is_ublk(dev))
+			parent_ublk_adopt(dev);
+		else if (!device_is_plain(dev))
+			parent_start_child(&dev->worker);
+	}
 }
 
 /* As its worker counts them. */
@@ -370,30 +538,48 @@ device_openers(const struct device *dev)
 	return n;
 }
 
-void
-parent_device_stop(void)
+static void
+file_stop(struct device *dev)
 {
-	uint64_t openers;
+	uint64_t openers = device_openers(dev);
+
+	if (dev->ending)
+		return;
+	if (openers > 0)
+		log_warn("device %s: its file ends with this service; %" PRIu64
+		    " openers get errors from now on", dev->spec.name,
+		    openers);
+	if (dev->worker.pid > 0)
+		kill(dev->worker.pid, SIGKILL);
+	device_close(dev);
+}
+
+void
+parent_device_pause(void)
+{
+	struct device *dev;
+
+	TAILQ_FOREACH(dev, &parent_devices, entry)
+		if (device_is_ublk(dev))
+			parent_ublk_stop(dev);
+}
+
+void
+parent_device_stop(bool shutdown)
+{
 	struct device *dev;
 	bool ublk = false;
 
 	TAILQ_FOREACH(dev, &parent_devices, entry) {
-		if (device_is_ublk(dev)) {
+		if (device_is_file(dev) && (shutdown || !handover_lasts()))
+			file_stop(dev);
+		else if (device_is_ublk(dev))
 			parent_ublk_stop(dev);
-			ublk = true;
-		}
-		if (!device_is_file(dev) || dev->ending)
-			continue;
-		openers = device_openers(dev);
-		if (openers > 0)
-			log_warn("device %s: its file ends with this service; "
-			    "%" PRIu64 " openers get errors from now on",
-			    dev->spec.name, openers);
-		if (dev->worker.pid > 0)
-			kill(dev->worker.pid, SIGKILL);
-		device_close(dev);
+		if (shutdown)
+			parent_device_ending(dev);
+		ublk |= device_is_ublk(dev);
 	}
-	if (ublk && parent_ublk_sweep() < 0)
+	if (shutdown && ublk && parent_ublk_sweep() < 0)
 		log_err("some ublk devices are left; end who uses them and "
 		    "run: devd --remove-devices");
 }

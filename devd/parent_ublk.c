@@ -14,6 +14,9 @@
  * kernel.  The descriptor of the character device goes to the worker alone:
  * while anybody else has it, the kernel does not see that a worker died.
  *
+ * The same way from RECOVERING on goes one that an earlier life of this process
+ * has left.
+ *
  * A device that control wants to end may be in use, which only a look at all
  * processes tells.  Then control hears of an opener, and of none when there is
  * none any more.
@@ -59,9 +62,17 @@ parent_ublk_init(struct event_base *b, const char *run, gid_t g)
 int
 parent_ublk_sweep(void)
 {
-	const struct ublk_ask ask = { .act = UBLK_ACT_SWEEP, .mark = mark };
-	int r = apart_run(ublk_act, &ask, -1, SWEEP_MS);
+	uint32_t keep[DEVICES_MAX];
+	struct ublk_ask ask = { .act = UBLK_ACT_SWEEP, .mark = mark,
+		.keep = keep };
+	struct device *dev;
+	int r;
 
+	TAILQ_FOREACH(dev, &parent_devices, entry)
+		if (dev->spec.present == CTL_PRESENT(UBLK) && !dev->ending &&
+		    ask.n_keep < ARRAY_LEN(keep))
+			keep[ask.n_keep++] = dev->ublk.number;
+	r = apart_run(ublk_act, &ask, -1, SWEEP_MS);
 	/* without a driver, or not as root: there are none */
 	return r == -ENOENT || r == -EACCES || r == -EPERM ? 0 : r;
 }
@@ -107,8 +118,7 @@ remove_device(struct device *dev, int why)
 	if (dev->ublk.again)
 		event_del(dev->ublk.again);
 	dev->ublk.why = why;
-	dev->announced = false;
-	dev->ending = true;
+	parent_device_ending(dev);
 	if (dev->worker.pid > 0)
 		kill(dev->worker.pid, SIGKILL);
 	else
@@ -345,4 +355,11 @@ parent_ublk_worker_ended(struct device *dev, uint32_t wait_ms)
 	}
 	dev->ublk.wait_ms = wait_ms;
 	act(dev, UBLK_RECOVERING, UBLK_ACT_RECOVER, RECOVER_MS, recovered);
+}
+
+/* Its worker ended with the earlier life. */
+void
+parent_ublk_adopt(struct device *dev)
+{
+	parent_ublk_worker_ended(dev, 0);
 }

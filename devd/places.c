@@ -84,8 +84,8 @@ own_store(const char *path)
 void
 places_make_run(const struct places *places, gid_t group)
 {
-	static const char *const below[] = { "nbd", "file" };
-	char dir[RUN_PATH_MAX + 8];
+	static const char *const shared[] = { "nbd", "file" };
+	char dir[RUN_PATH_MAX + 16];
 	mode_t mode = places->root ? 0755 : 0700;
 
 	if (strlen(places->run) > RUN_PATH_MAX ||
@@ -95,8 +95,10 @@ places_make_run(const struct places *places, gid_t group)
 		    "choose another with --run", places->run, RUN_PATH_MAX,
 		    SOCKET_PATH_MAX);
 	make_directory(places->run, mode);
-	for (size_t i = 0; i < ARRAY_LEN(below); i++) {
-		snprintf(dir, sizeof(dir), "%s/%s", places->run, below[i]);
+	snprintf(dir, sizeof(dir), "%s/" RECORDS, places->run);
+	make_directory(dir, 0700);
+	for (size_t i = 0; i < ARRAY_LEN(shared); i++) {
+		snprintf(dir, sizeof(dir), "%s/%s", places->run, shared[i]);
 		make_directory(dir, places->root ? 0750 : 0700);
 		if (places->root && chown(dir, 0, group) < 0)
 			log_die("give %s to its group: %s", dir,
@@ -171,12 +173,15 @@ places_open_read(const char *path)
 	return fd < 0 ? -errno : fd;
 }
 
-int
-places_remove_sockets(const char *dir)
+void
+places_empty(const struct places *places, const char *below)
 {
-	DIR *d = opendir(dir);
+	char dir[RUN_PATH_MAX + 16];
 	struct dirent *e;
+	DIR *d;
 
+	snprintf(dir, sizeof(dir), "%s/%s", places->run, below);
+	d = opendir(dir);
 	if (!d)
 		log_die("read directory %s: %s", dir, strerror(errno));
 	while ((e = readdir(d)))
@@ -185,5 +190,4 @@ places_remove_sockets(const char *dir)
 			log_warn("remove %s/%s: %s", dir, e->d_name,
 			    strerror(errno));
 	closedir(d);
-	return 0;
 }

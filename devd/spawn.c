@@ -38,6 +38,15 @@ spawn_init(void)
 		log_die("where is this program? %s", strerror(-r));
 }
 
+const char *
+spawn_self(void)
+{
+	static char path[PATH_MAX + 8];
+
+	snprintf(path, sizeof(path), "%s/devd", program_dir);
+	return path;
+}
+
 static double
 now_s(void)
 {

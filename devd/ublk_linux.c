@@ -174,8 +174,13 @@ static int
 act_recover(struct driver *d, const struct ublk_ask *ask)
 {
 	const struct timespec wait = { .tv_nsec = POLL_MS * 1000000L };
-	int r;
+	struct ublksrv_ctrl_dev_info info;
+	int r = command(d, UBLK_INFO, ask->number, &info, sizeof(info), 0);
 
+	if (r < 0)
+		return r;
+	if (info.ublksrv_flags != ask->mark)
+		return -ENODEV;
 	while ((r = command(d, UBLK_RECOVER, ask->number, NULL, 0, 0)) ==
 	    -EBUSY)
 		nanosleep(&wait, NULL);
@@ -203,6 +208,15 @@ act_remove(struct driver *d, const struct ublk_ask *ask)
 	return r == -ENODEV ? 0 : r;
 }
 
+static bool
+is_kept(const struct ublk_ask *ask, uint32_t number)
+{
+	for (size_t i = 0; i < ask->n_keep; i++)
+		if (ask->keep[i] == number)
+			return true;
+	return false;
+}
+
 static int
 act_sweep(struct driver *d, const struct ublk_ask *ask)
 {
@@ -214,6 +228,7 @@ act_sweep(struct driver *d, const struct ublk_ask *ask)
 
 	while (chars && r >= 0 && (e = readdir(chars))) {
 		if (sscanf(e->d_name, "ublkc%u", &one.number) != 1 ||
+		    is_kept(ask, one.number) ||
 		    command(d, UBLK_INFO, one.number, &info, sizeof(info),
 		    0) < 0 || info.ublksrv_flags != ask->mark)
 			continue;

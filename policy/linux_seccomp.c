@@ -164,6 +164,9 @@ allow_by_argument(scmp_filter_ctx ctx, const struct policy *policy)
 	if (policy_has_word(policy, "shm"))
 		allow_if(ctx, SCMP_SYS(fcntl),
 		    SCMP_A1(SCMP_CMP_EQ, F_ADD_SEALS));
+	if (policy_has_word(policy, "lock"))
+		allow_if(ctx, SCMP_SYS(fcntl),
+		    SCMP_A1(SCMP_CMP_EQ, F_SETLKW));
 	if (policy_has_word(policy, "threads")) {
 		allow_if(ctx, SCMP_SYS(clone), SCMP_A0(SCMP_CMP_MASKED_EQ,
 		    CLONE_THREAD, CLONE_THREAD));

@@ -17,6 +17,7 @@
  *	read	open files below `paths` read-only
  *	shm	make shared memory objects
  *	inet	TCP and UDP out
+ *	lock	wait for a record lock of a file it has
  *	uring	submit to an io_uring it has, which restricts itself
  *	dlopen	load libraries below `paths` (the resolver's)
  * Everything else answers EPERM and is logged by the kernel where it audits;

@@ -152,6 +152,8 @@ for process in fetcherd cached devd fetcherd; do
 	unit=$((unit + 1))
 done
 asked_for "$REGISTRY" 0 || fail "events: $(ctl events --json)"
+suite_reload
+reads "$uri" $unit "a read after a reload"
 
 ## revoked under a live device
 

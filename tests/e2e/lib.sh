@@ -499,6 +499,17 @@ suite_start() {
 		fail "the suite did not become ready"
 }
 
+# suite_reload: until it is ready in its next life
+suite_ready_times() { # NUMBER
+	[ "$(grep -c -E '(^|[^[:alnum:]])ready$' "$T/devd.log")" -ge "$1" ]
+}
+suite_reload() {
+	local n
+	n=$(grep -c -E '(^|[^[:alnum:]])ready$' "$T/devd.log")
+	kill -HUP "$SUITE_PID"
+	wait_until 30 suite_ready_times $((n + 1)) || fail "not ready after a reload"
+}
+
 # A sanitizer's finding ends one process, which is started again: it must not
 # pass for health.
 no_findings() {

@@ -124,5 +124,6 @@ main(void)
 		cmocka_unit_test(test_64_hosts_are_held),
 	};
 
+	handover_init();
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
