@@ -367,6 +367,7 @@ install: all
 	    $(DESTDIR)$(PREFIX)/share/man/man5 \
 	    $(DESTDIR)$(PREFIX)/share/man/man8 \
 	    $(DESTDIR)$(PREFIX)/lib/sysusers.d \
+	    $(DESTDIR)$(PREFIX)/lib/systemd/system \
 	    $(DESTDIR)$(PREFIX)/share/doc/shedstream/examples
 	install $B/bin/shedctl $B/bin/shedpack $(DESTDIR)$(PREFIX)/bin
 	install $(filter-out %/shedctl %/shedpack,$(PROGRAMS:%=$B/bin/%)) \
@@ -377,6 +378,8 @@ install: all
 	install -m 644 docs/devd.8 $(DESTDIR)$(PREFIX)/share/man/man8
 	install -m 644 systemd/shedstream.sysusers \
 	    $(DESTDIR)$(PREFIX)/lib/sysusers.d/shedstream.conf
+	sed 's|/usr/libexec|$(PREFIX)/libexec|' systemd/shedstream.service \
+	    >$(DESTDIR)$(PREFIX)/lib/systemd/system/shedstream.service
 	install -m 644 docs/fleet.md $(DESTDIR)$(PREFIX)/share/doc/shedstream
 	install -m 644 $(wildcard examples/*) \
 	    $(DESTDIR)$(PREFIX)/share/doc/shedstream/examples
