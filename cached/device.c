@@ -32,7 +32,7 @@
 #include "cached/device.h"
 
 #define WANTS_MAX	8192	/* of one worker: it bounds its own reads */
-#define STALL_MS	2000	/* a read that waits longer is worth a word */
+#define LATE_MS		2000	/* a read that waits longer is worth a word */
 #define PULL_AGAIN_MS	10000	/* after a pull that whole needs was refused */
 
 struct want {
@@ -132,7 +132,7 @@ list_late(const struct wants *list, uint64_t now)
 {
 	const struct want *want = TAILQ_FIRST(list);
 
-	return want && now - want->started_ms > STALL_MS;
+	return want && now - want->started_ms > LATE_MS;
 }
 
 static bool
@@ -589,7 +589,7 @@ layout_tick(struct layout *l, uint64_t now)
 	struct device *dev;
 
 	/* On a full link reads are late, and no outage. */
-	if (!l->stalled && now - l->outage.answer > STALL_MS &&
+	if (!l->stalled && now - l->outage.answer > LATE_MS &&
 	    layout_late(l, now))
 		device_stalled(l, NULL);
 	outage_look(l, layout_late(l, now));

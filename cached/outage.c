@@ -3,7 +3,7 @@
  * Outages: reads of a layout's devices wait for what no source serves.
  *
  *	--a transfer failed, or a read waits--> STALLED --a chunk came, and no
- *	  for STALL_MS (device.c)                  |      old read is left, or
+ *	  for LATE_MS (device.c)                   |      old read is left, or
  *	                                           |      nobody reads--> over
  *	     a read waits for TIME_STALL_MS: told  |
  *	     reads go on waiting: an alarm after   |
@@ -14,8 +14,8 @@
  * An outage is told in an event when a read has waited for a while, at each
  * alarm, when reads get EIO for the first time, and at its end, and never ends
  * by itself.  One that nobody had to wait for is never told, nor its end;
- * numbers (status, health) show each at once.  device.c
- * knows the reads; this file decides what is said, and when.
+ * numbers (status, health) show each at once.  device.c knows the reads; this
+ * file decides what is said, and when.
  */
 #include <inttypes.h>
 #include <stdio.h>

@@ -28,9 +28,9 @@ struct source {
 
 	/* health */
 	unsigned failures;	/* in a row; 0: it is up */
-	unsigned wrong;		/* how often its bytes were, in all */
+	unsigned wrong;		/* times that it was shunned for wrong bytes */
 	unsigned lies;		/* and in a row, of the registry itself */
-	uint64_t n_wrong;	/* chunks that were, since it was made */
+	uint64_t n_wrong;	/* chunks that were wrong, since it was made */
 	uint64_t down_since;	/* monotonic ms, while it is not up */
 	uint64_t next_try;	/* monotonic ms, while it is not up */
 	uint64_t shunned;	/* until then: it asked for that, or lied */

@@ -55,9 +55,9 @@ now_us(void)
 
 /* ---- how a source did ---- */
 
-/* It is down, or longer so. */
+/* It has failed: it is down, or longer so. */
 static void
-is_down(const struct source *s, bool was_up, const char *why)
+say_down(const struct source *s, bool was_up, const char *why)
 {
 	fetch_look_again(s->next_try);
 	if (was_up && !source_up(s) && s->registry->n_sources > 1)
@@ -71,7 +71,7 @@ went_wrong(struct source *s, const char *why, uint32_t retry_after_s)
 	bool was_up = source_up(s);
 
 	source_failed(s, retry_after_s, now_ms());
-	is_down(s, was_up, why);
+	say_down(s, was_up, why);
 }
 
 void
@@ -80,7 +80,7 @@ fetch_wrong(struct source *s, const char *why)
 	bool was_up = source_up(s);
 
 	source_wrong(s, now_ms());
-	is_down(s, was_up, why);
+	say_down(s, was_up, why);
 }
 
 void

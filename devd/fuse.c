@@ -28,6 +28,10 @@
  *    the kernel refuses that with ENOENT, as it never uses a `unique` again.
  *  - after that: nothing of it is left.
  *
+ * One hole is known: if such a page was swapped out in between, the copy
+ * sleeps, and a kill in that sleep loses the one request, whose reader waits
+ * for good.
+ *
  * A RELEASE done twice finds nothing the second time: handles are uniques too.
  * INIT's reply follows from INIT alone; it is recorded before it is sent.
  *
