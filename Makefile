@@ -38,6 +38,13 @@ else
 DEVD_OS += devd/ublk_none.c
 IO_OS += devd/ublk_shim_none.c
 endif
+# Devices of the kernel's NBD need libnl, likewise.
+ifeq ($(shell pkg-config --exists libnl-genl-3.0 && echo yes),yes)
+DEVD_OS += devd/knbd_linux.c
+NETLINK := libnl-genl-3.0
+else
+DEVD_OS += devd/knbd_none.c
+endif
 CACHED_OS := cached/disk_linux.c cached/idle_linux.c
 else
 $(error This version builds on Linux only)
@@ -67,9 +74,10 @@ CACHED := cached/main.c cached/open.c cached/find.c cached/image.c \
 	cached/room.c cached/gc.c cached/scrub.c cached/copy.c \
 	cached/work.c cached/status.c cached/store.c cached/disk.c $(CACHED_OS)
 DEVD := devd/main.c devd/parent.c devd/parent_device.c devd/parent_ublk.c \
-	devd/apart.c devd/handover.c devd/record.c devd/spec.c \
-	devd/ublk_kernel.c $(DEVD_OS) devd/places.c devd/spawn.c \
-	devd/control.c devd/op.c devd/attach.c devd/store.c devd/device.c devd/answer.c \
+	devd/parent_knbd.c devd/parent_block.c devd/apart.c devd/handover.c \
+	devd/record.c devd/spec.c devd/ublk_kernel.c devd/knbd_name.c \
+	$(DEVD_OS) devd/places.c devd/spawn.c devd/control.c \
+	devd/op.c devd/attach.c devd/store.c devd/device.c devd/answer.c \
 	devd/doctor.c devd/metrics.c \
 	devd/names.c devd/attachments.c devd/login.c devd/credentials.c
 DEVD_IO := devd/io_main.c devd/io_core.c devd/io_want.c devd/nbd.c \
@@ -92,7 +100,7 @@ PROGRAMS := devd devd-io cached fetcherd shedctl shedpack
 
 devd_SRC := $(DEVD) $(SUITE)
 devd-io_SRC := $(DEVD_IO) $(SUITE)
-devd_PKGS := $(URING)
+devd_PKGS := $(URING) $(NETLINK)
 devd-io_PKGS := $(URING)
 cached_SRC := $(CACHED) $(IMAGE) $(SUITE)
 cached_PKGS := jansson
@@ -205,6 +213,8 @@ test_mix_threads_PKGS := libxxhash jansson
 test_mix_threads_LIBS := $(foreach f,log_line munmap shm_map \
 	shm_private_writer sendmsg recvmsg disk_write disk_punch disk_copy \
 	disk_sync,-Wl,--wrap=$f)
+UNIT += test_knbd_name
+test_knbd_name_SRC := devd/knbd_name.c
 UNIT += test_ublk_kernel
 test_ublk_kernel_SRC := devd/ublk_kernel.c
 test_names_SRC := devd/names.c $(BASE)
@@ -274,6 +284,9 @@ $B/gen/ipc/%.pb-c.c $B/gen/ipc/%.pb-c.h: ipc/%.proto
 $B/obj/gen/%.o: $B/gen/%.c
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) -Wno-shadow -I$B/gen/ipc -c -o $@ $<
+
+$B/obj/devd/knbd_linux.o: \
+	ALL_CFLAGS += $(shell pkg-config --cflags $(NETLINK))
 
 $B/obj/%.o: %.c $B/gen/ipc/control.pb-c.h $B/gen/ipc/suite.pb-c.h
 	@mkdir -p $(@D)

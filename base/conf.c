@@ -245,7 +245,8 @@ static int
 set_present(struct conf *conf, const char *value, void *field)
 {
 	static const struct word words[] = { { "auto", 0 }, { "nbd", 1 },
-		{ "file", 2 }, { "ublk", 3 }, { "plain", 4 }, { NULL, 0 } };
+		{ "file", 2 }, { "ublk", 3 }, { "plain", 4 },
+		{ "kernel-nbd", 5 }, { NULL, 0 } };
 
 	(void)conf;
 	return set_word(words, value, field);
@@ -334,7 +335,7 @@ static const struct key keys[] = {
 	{ "network", "hedge", set_percent, AT(hedge_percent), "a share, from 0% to 50%" },
 	{ "network", "on-outage", set_outage, AT(outage_eio), "stall or eio" },
 	{ "network", "outage-delay", set_outage_delay, AT(outage_delay_s), "a time as 60 or 5m, and at least the 30 s that a chunk may take; for one device it may be less, see shedctl attach --outage-delay" },
-	{ "devices", "present", set_present, AT(present), "auto, nbd, ublk, file or plain" },
+	{ "devices", "present", set_present, AT(present), "auto, nbd, ublk, file, plain or kernel-nbd" },
 	{ "devices", "ublk", set_ublk, AT(ublk_force), "auto or force" },
 	{ "devices", "max", set_u32, AT(max_devices), "a number" },
 	{ "devices", "group", set_string, AT(group), "a group's name" },

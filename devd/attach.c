@@ -283,6 +283,13 @@ opened_spec(const struct attach *a, const Suite__Opened *m,
 	return 0;
 }
 
+static bool
+is_block(uint32_t present)
+{
+	return present == CTL_PRESENT(UBLK) ||
+	    present == CTL_PRESENT(KERNEL_NBD);
+}
+
 /* Where a plain device's file is, in the store.  NULL: it has none. */
 static const char *
 opened_data(const struct attach *a, const Suite__Opened *m)
@@ -309,7 +316,7 @@ attach_opened(struct op *o, const void *body)
 		op_fail(o, CTL_CODE(DEVICE_UNAVAILABLE), true, "%s is not "
 		    "whole in a file of its own; see the log, or use "
 		    "--present nbd", a->image);
-	else if (spec.present == CTL_PRESENT(UBLK) && spec.size % 512 != 0)
+	else if (is_block(spec.present) && spec.size % 512 != 0)
 		op_fail(o, CTL_CODE(DEVICE_UNAVAILABLE), false, "%s is no "
 		    "whole number of sectors; use --present file", a->image);
 	else
@@ -481,8 +488,8 @@ present_refused(struct client *c, uint64_t id, uint32_t present)
 {
 	if (present >= PRESENTS)
 		reply_error(c, id, CTL_CODE(DEVICE_UNAVAILABLE), false, "this "
-		    "version presents devices as nbd, file, ublk and plain "
-		    "only; use --present nbd");
+		    "version presents devices as nbd, file, ublk, plain and "
+		    "kernel-nbd only; use --present nbd");
 	else if (no_kind[present][0])
 		reply_error(c, id, CTL_CODE(DEVICE_UNAVAILABLE), false, "%s",
 		    no_kind[present]);
@@ -618,7 +625,7 @@ on_detach(void *owner, struct ipc_link *link, struct ipc_message *msg)
 	struct client *c = owner;
 	struct device *d = device_by_name(m->name);
 	char consumer[CONSUMER_TEXT + 1];
-	bool ublk = d && d->spec.present == CTL_PRESENT(UBLK);
+	bool block = d && is_block(d->spec.present);
 	int r = 0;
 
 	(void)link;
@@ -637,7 +644,7 @@ on_detach(void *owner, struct ipc_link *link, struct ipc_message *msg)
 		    "can't be written down: %s; see the log", strerror(-r));
 		return;
 	}
-	/* Of a ublk device the parent has to find out who has it open. */
-	done.torn_down = !d || (device_drop_if_unused(d) && !ublk);
+	/* Of a block device the parent has to find out who has it open. */
+	done.torn_down = !d || (device_drop_if_unused(d) && !block);
 	reply(c, msg->id, CTL_BODY(DETACHED), &done);
 }

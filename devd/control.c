@@ -110,6 +110,8 @@ char no_kind[PRESENTS][256] = {
 	[CTL_PRESENT(FILE)] = "this service can't mount; use --present nbd",
 	[CTL_PRESENT(UBLK)] = "this service can't make ublk devices; use "
 	    "--present nbd",
+	[CTL_PRESENT(KERNEL_NBD)] = "this service can't ask the kernel's NBD; "
+	    "use --present nbd",
 };
 struct process processes[3] = {
 	{ PEER_CONTROL, "devd", 0, 0 },

@@ -30,7 +30,7 @@
 #define STORE_PATH_MAX	255	/* of the text of a struct parent_msg */
 #define DATA_TEXT_MAX	255	/* of a data file below the store */
 #define DEVICE_PATH_SIZE 640	/* an NBD URI, or STORE/DATA */
-#define PRESENTS	(CTL_PRESENT(PLAIN) + 1)
+#define PRESENTS	(CTL_PRESENT(KERNEL_NBD) + 1)
 #define CLIENTS_MAX	128
 #define QUERIES_MAX	16	/* of one client, under way */
 #define HELLO_MS	10000	/* to say hello in */
@@ -97,7 +97,7 @@ struct device {
 	char data[DATA_TEXT_MAX + 1];	/* plain: its file, in the store */
 	char aliases[ALIASES_MAX][DEVICE_NAME_MAX + 1];
 	unsigned n_aliases;
-	uint32_t number;	/* of /dev/ublkbN */
+	uint32_t number;	/* of /dev/ublkbN, /dev/nbdN */
 	TAILQ_HEAD(, consumer) consumers;
 	unsigned n_consumers;
 	const struct stats *stats;	/* NULL until it is ready */

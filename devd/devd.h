@@ -146,6 +146,47 @@ int ublk_possible(bool force, const char **remedy);
  * or NULL. */
 const char *ublk_kernel_refused(const char *release);
 
+/* ---- knbd_linux.c, knbd_none.c: the kernel's own NBD client; root's ---- */
+
+enum knbd_act {
+	KNBD_ACT_PROBE,		/* is it there? */
+	KNBD_ACT_CONNECT,	/* a device of size for group: its number */
+	KNBD_ACT_RESUME,	/* another connection, whose one has ended */
+	KNBD_ACT_REMOVE,	/* all whose identifiers begin like that, also
+				 * while somebody has one open: how many */
+};
+
+/* "shedstream:", the instance's mark, ":", the device's id, NUL. */
+#define KNBD_IDENTIFIER_SIZE	(11 + 16 + 1 + DEVICE_ID_LEN + 1)
+
+/* CONNECT and RESUME keep the kernel's end of a connection. */
+struct knbd_ask {
+	enum knbd_act act;
+	uint32_t number;	/* of /dev/nbdN, of RESUME */
+	uint64_t size;		/* bytes, of whole sectors of 512 */
+	gid_t group;
+	char identifier[KNBD_IDENTIFIER_SIZE];
+	const uint32_t *keep;	/* numbers, but of REMOVE; the caller's */
+	size_t n_keep;
+};
+
+#define KNBD_PROBE_MS	2000
+/* What a dead worker had not answered is asked of its successor so long after
+ * it was first asked, at the latest; and so often the kernel's log tells of a
+ * request that waits. */
+#define KNBD_RETRY_MS	5000
+
+/* Do it: an apart_work of a struct knbd_ask.  >= 0, or -errno. */
+int knbd_act(const void *ask);
+/* Can there be such devices?  0; -errno, and *remedy as of mount_possible(). */
+int knbd_possible(const char **remedy);
+
+/* knbd_name.c.  id "": what all of that instance's begin with. */
+void knbd_identifier(uint64_t mark, const char *id,
+    char out[KNBD_IDENTIFIER_SIZE]);
+/* Why this kernel (uname -r) won't do, with the remedy, or NULL. */
+const char *knbd_kernel_refused(const char *release);
+
 /* ---- spawn.c: processes ---- */
 
 struct child {

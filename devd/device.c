@@ -200,6 +200,10 @@ device_path(const struct device *d, const char *name, char *out, size_t size)
 		snprintf(out, size, "/dev/ublkb%u", d->number);
 		return;
 	}
+	if (d->spec.present == CTL_PRESENT(KERNEL_NBD)) {
+		snprintf(out, size, "/dev/nbd%u", d->number);
+		return;
+	}
 	encode(run_dir, dir, sizeof(dir));
 	snprintf(out, size, "nbd+unix:///%s?socket=%s/nbd/%s.sock", name, dir,
 	    d->spec.id);

@@ -37,6 +37,9 @@ struct event_base;
 /* Of the NBD server. */
 #define NBD_CONNECTIONS	64	/* of a device; nbdcopy and qemu make a few */
 #define NBD_REQUESTS	64	/* in flight, of a connection */
+#define NBD_KERNEL_REQUESTS 128	/* the kernel's own: its tags, 6.1 to 7.2; so
+				 * that none of them waits unread, perhaps hot,
+				 * behind cold ones */
 #define NBD_IN_FLIGHT	(16 * 1024 * 1024)	/* bytes asked for, likewise */
 #define NBD_WRITE_MAX	(32 * 1024 * 1024)	/* payload that is drained; the
 					 * protocol's default for a write */
@@ -159,7 +162,7 @@ struct shim {
 	/* Optional: the device is also called that.  0 or -errno. */
 	int (*alias)(const char *name);
 };
-extern const struct shim nbd_shim, fuse_shim, ublk_shim;
+extern const struct shim nbd_shim, kernel_nbd_shim, fuse_shim, ublk_shim;
 
 /* ---- nbd.c: connections and their requests ---- */
 
@@ -204,7 +207,8 @@ struct conn {
 	size_t out_len, out_sent;	/* of the handshake */
 	uint8_t out[NBD_OUT_SIZE];
 
-	struct nbd_reply *replies;	/* NBD_REQUESTS of them, from GO on */
+	unsigned requests;	/* that it may have in flight */
+	struct nbd_reply *replies;	/* `requests` of them, from GO on */
 	TAILQ_HEAD(reply_list, nbd_reply) free, parked, ready;
 	struct nbd_reply *refused;	/* a WRITE, in CONN_DRAIN */
 	unsigned in_flight;

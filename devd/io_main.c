@@ -8,7 +8,8 @@
  *	START --policy, then what the parent hands over--> PARENT_GO --> RUN
  *
  * `devd-io` presents the device by NBD, `devd-io file` as a file, `devd-io
- * ublk` as a block device.  It keeps nothing that a successor would miss.
+ * ublk` and `devd-io kernel-nbd` as a block device.  It keeps nothing that a
+ * successor would miss.
  */
 #include <errno.h>
 #include <signal.h>
@@ -51,6 +52,14 @@ static const struct policy ublk_policy = {
 	.file_size = 0,
 };
 
+static const struct policy kernel_nbd_policy = {
+	.process = "devd-io",
+	.user = "_sheddev",
+	.words = "stdio event unix pread",
+	.files = MAP_SLOTS + 32,
+	.file_size = 0,
+};
+
 /* How it presents its device, by its argument. */
 static const struct kind {
 	const char *argument;	/* NULL: none */
@@ -61,6 +70,7 @@ static const struct kind {
 	{ NULL, &nbd_shim, &nbd_policy, "" },
 	{ "file", &fuse_shim, &file_policy, "this system has no FUSE" },
 	{ "ublk", &ublk_shim, &ublk_policy, "this build has no ublk" },
+	{ "kernel-nbd", &kernel_nbd_shim, &kernel_nbd_policy, "" },
 };
 
 /* What it may be asked: by cached, rules at the end of io_want.c; by the
@@ -77,6 +87,7 @@ static const struct parent_rule rules[] = {
 	{ PARENT_FUSE, true, on_object },
 	{ PARENT_JOURNAL, true, on_object },
 	{ PARENT_UBLK, true, on_object },
+	{ PARENT_NBD, true, on_object },
 	{ PARENT_PEER, true, on_peer },
 	{ PARENT_DEVICE, true, on_device },
 	{ PARENT_STATS, true, on_stats },

@@ -46,9 +46,9 @@ const char *
 present_name(uint32_t present)
 {
 	static const char *const names[] = { "auto", "nbd", "file", "ublk",
-		"plain" };
+		"plain", "kernel-nbd" };
 
-	return present < 5 ? names[present] : "unknown";
+	return present < 6 ? names[present] : "unknown";
 }
 
 static bool

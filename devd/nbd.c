@@ -22,6 +22,11 @@
  *
  * The first of `ready` is being sent: nbd_reply.c.
  *
+ * Of the kernel's own client (/dev/nbdN) there is one connection, which begins
+ * in RUN: the parent told the kernel what a handshake does.  It is not listened
+ * for, who has the device open is not seen here, and its end is the worker's:
+ * the parent gives the next worker another one.
+ *
  * A client costs at most NBD_REQUESTS small structs: past that, and past
  * NBD_IN_FLIGHT bytes, nothing is taken out of its input buffer, and when that
  * is full its socket is not read.
@@ -45,13 +50,14 @@
 static struct {
 	struct event_base *base;
 	int listener;		/* -1: not given yet */
+	int kernel;		/* likewise; of the kernel's client */
 	struct event *acceptable, *pause, *tick;
 	void (*openers)(unsigned count);
 	const char *names[1 + NBD_ALIASES];	/* the first is its own */
 	unsigned n_names;
 	LIST_HEAD(, conn) conns;
 	unsigned n_conns, n_open;
-} nbd = { .listener = -1 };
+} nbd = { .listener = -1, .kernel = -1 };
 
 static void reply_ready(struct io_req *io);
 
@@ -107,8 +113,11 @@ openers_changed(int by)
 static void
 conn_free(struct conn *c)
 {
+	if (c->fd == nbd.kernel)
+		log_die("device %s: the kernel's connection has ended",
+		    nbd_name());
 	if (c->replies) {
-		for (size_t i = 0; i < NBD_REQUESTS; i++)
+		for (size_t i = 0; i < c->requests; i++)
 			io_end(&c->replies[i].io);
 		openers_changed(-1);
 	}
@@ -138,15 +147,16 @@ conn_drop(struct conn *c, size_t n)
 static int
 conn_begin(struct conn *c)
 {
-	c->replies = calloc(NBD_REQUESTS, sizeof(*c->replies));
+	c->replies = calloc(c->requests, sizeof(*c->replies));
 	if (!c->replies)
 		return -ENOMEM;
-	for (size_t i = 0; i < NBD_REQUESTS; i++) {
+	for (size_t i = 0; i < c->requests; i++) {
 		c->replies[i].conn = c;
 		TAILQ_INSERT_TAIL(&c->free, &c->replies[i], list);
 	}
 	event_del(c->deadline);
-	openers_changed(1);
+	if (c->fd != nbd.kernel)
+		openers_changed(1);
 	return 0;
 }
 
@@ -154,7 +164,8 @@ conn_begin(struct conn *c)
 static bool
 conn_room(const struct conn *c)
 {
-	return c->in_flight < NBD_REQUESTS && c->bytes < NBD_IN_FLIGHT;
+	return c->in_flight < c->requests && (c->bytes < NBD_IN_FLIGHT ||
+	    c->fd == nbd.kernel);
 }
 
 /* ---- requests ---- */
@@ -433,6 +444,7 @@ conn_new(int accepted)
 	c->fd = take_fd(&fd);
 	c->session.size = core_size();
 	c->session.read_max = NBD_READ_MAX;
+	c->requests = NBD_REQUESTS;
 	TAILQ_INIT(&c->free);
 	TAILQ_INIT(&c->parked);
 	TAILQ_INIT(&c->ready);
@@ -505,21 +517,29 @@ nbd_complete(void)
 	return nbd.listener >= 0;
 }
 
+/* What both shims need. */
+static void
+server_start(struct event_base *base, const char *name)
+{
+	nbd.base = base;
+	LIST_INIT(&nbd.conns);
+	nbd.tick = evtimer_new(base, tick_due, NULL);
+	if (!nbd.tick || nbd_alias(name) < 0 || nbd.n_names != 1)
+		log_die("device %s: the NBD server can't start", name);
+}
+
 static void
 nbd_start(struct event_base *base, const char *name,
     void (*openers)(unsigned count))
 {
-	nbd.base = base;
+	server_start(base, name);
 	nbd.openers = openers;
-	LIST_INIT(&nbd.conns);
 	nbd.acceptable = event_new(base, nbd.listener, EV_READ | EV_PERSIST,
 	    listener_readable, NULL);
 	nbd.pause = evtimer_new(base, pause_over, NULL);
-	nbd.tick = evtimer_new(base, tick_due, NULL);
-	if (!nbd.acceptable || !nbd.pause || !nbd.tick ||
-	    nbd_alias(name) < 0 || nbd.n_names != 1 ||
+	if (!nbd.acceptable || !nbd.pause ||
 	    event_add(nbd.acceptable, NULL) < 0)
-		log_die("device %s: the NBD server can't start", name);
+		log_die("device %s: the NBD server can't listen", name);
 	/* A predecessor's connections died with him. */
 	atomic_store_explicit(&core_stats_page()->openers, 0,
 	    memory_order_relaxed);
@@ -530,4 +550,45 @@ const struct shim nbd_shim = {
 	.complete = nbd_complete,
 	.start = nbd_start,
 	.alias = nbd_alias,
+};
+
+/* ---- the kernel's client ---- */
+
+static int
+kernel_take(enum parent_type type, int fd)
+{
+	if (type != PARENT_NBD || nbd.kernel >= 0) {
+		fd_close(fd);
+		return -EINVAL;
+	}
+	nbd.kernel = fd;
+	return 0;
+}
+
+static bool
+kernel_complete(void)
+{
+	return nbd.kernel >= 0;
+}
+
+static void
+kernel_start(struct event_base *base, const char *name,
+    void (*openers)(unsigned count))
+{
+	struct conn *c;
+
+	(void)openers;		/* who has it open, the parent finds out */
+	server_start(base, name);
+	c = conn_new(nbd.kernel);
+	if (!c)
+		log_die("device %s: no memory for its connection", name);
+	c->requests = NBD_KERNEL_REQUESTS;
+	c->state = CONN_RUN;
+	conn_run(c);
+}
+
+const struct shim kernel_nbd_shim = {
+	.take = kernel_take,
+	.complete = kernel_complete,
+	.start = kernel_start,
 };

@@ -56,8 +56,8 @@ static enum { RUNNING, RELOADING, STOPPING } phase;
 static bool announced_ready;
 static struct event *late;	/* children that do not end */
 static struct apart *candidate;	/* the other build's check, under way */
-/* Why no device is presented as a file, or by ublk; NULL: can be. */
-static const char *kind_file, *kind_ublk;
+/* Why no device is presented that way; NULL: can be. */
+static const char *kind_file, *kind_ublk, *kind_knbd;
 
 struct child control = { .peer = PEER_CONTROL, .program = "devd",
 	.argument = "--control" };
@@ -206,6 +206,7 @@ setup_control(void)
 	parent_give(&control, PARENT_STORE, &msg, -1);
 	give_kind(CTL_PRESENT(FILE), kind_file);
 	give_kind(CTL_PRESENT(UBLK), kind_ublk);
+	give_kind(CTL_PRESENT(KERNEL_NBD), kind_knbd);
 	for (msg.count = 0; msg.count < 2; msg.count++)
 		parent_give(&control, PARENT_STATE, &msg, state_fd[msg.count]);
 	for (size_t i = 0; i < ARRAY_LEN(daemons); i++)
@@ -675,6 +676,8 @@ say_what_ends(void)
 		kind_file = NULL;
 	if (ublk_possible(conf->ublk_force, &kind_ublk) == 0)
 		kind_ublk = NULL;
+	if (knbd_possible(&kind_knbd) == 0)
+		kind_knbd = NULL;
 	if (!kind_file && !handover_lasts())
 		log_info("devices that are presented as a file end with this "
 		    "service, also when it is restarted: reload it, or run it "

@@ -82,13 +82,13 @@ sweep(void)
 	else if (n > 0)
 		log_warn("unmounted %d files of a former instance; whoever "
 		    "still has one open gets errors", n);
-	n = parent_ublk_sweep();
+	n = parent_block_sweep();
 	if (n < 0)
-		log_err("take away the ublk devices of a former instance: %s; "
+		log_err("take away the block devices of a former instance: %s; "
 		    "end who uses them and run: devd --remove-devices",
 		    strerror(-n));
 	else if (n > 0)
-		log_warn("took away %d ublk devices of a former instance; "
+		log_warn("took away %d block devices of a former instance; "
 		    "whoever still has one open gets errors", n);
 }
 
@@ -114,12 +114,6 @@ static bool
 device_is_file(const struct device *dev)
 {
 	return dev->spec.present == CTL_PRESENT(FILE);
-}
-
-static bool
-device_is_ublk(const struct device *dev)
-{
-	return dev->spec.present == CTL_PRESENT(UBLK);
 }
 
 /* ---- outliving this process ---- */
@@ -168,7 +162,7 @@ device_keep(const struct device *dev)
 static void
 device_record(const struct device *dev)
 {
-	int r = record_write(&dev->spec, dev->ublk.number);
+	int r = record_write(&dev->spec, dev->block.number);
 
 	if (r < 0)
 		log_err("device %s: write its record: %s; it would not "
@@ -191,7 +185,7 @@ void
 parent_device_announce(struct device *dev)
 {
 	struct parent_msg msg = { .device = dev->spec,
-		.count = dev->ublk.number };
+		.count = dev->block.number };
 	_cleanup_close_ int stats = shm_readonly(dev->stats);
 
 	if (stats < 0) {
@@ -245,8 +239,8 @@ parent_device_setup_worker(struct device *dev)
 		parent_give(&dev->worker, PARENT_JOURNAL, &msg, dev->journal);
 		return;
 	}
-	if (device_is_ublk(dev)) {
-		parent_ublk_give(dev);
+	if (dev->block.kind) {
+		dev->block.kind->give(dev);
 		return;
 	}
 	parent_give(&dev->worker, PARENT_LISTEN, &msg, dev->listener);
@@ -306,7 +300,7 @@ device_objects(struct device *dev)
 
 	if (r == 0)
 		r = device_path(dev);
-	if (r < 0 || device_is_plain(dev) || device_is_ublk(dev))
+	if (r < 0 || device_is_plain(dev) || dev->block.kind)
 		return r;
 	return device_is_file(dev) ? device_mount(dev) : device_listen(dev);
 }
@@ -333,7 +327,7 @@ spec_valid(const struct device_spec *spec)
 	    strspn(spec->id, "0123456789abcdef") == DEVICE_ID_LEN &&
 	    spec->size > 0 && spec->size <= DEVICE_SIZE_MAX &&
 	    spec->unit >= MAP_BLOCK && spec->unit % MAP_BLOCK == 0 &&
-	    (spec->present != CTL_PRESENT(UBLK) ||
+	    (!parent_block_kind(spec->present) ||
 	    spec->size % SECTOR_SIZE == 0);
 }
 
@@ -347,7 +341,7 @@ device_free(struct device *dev)
 	parent_give(&cached, PARENT_GONE, &msg, -1);
 	if (!dev->never_up)
 		parent_give(&control, PARENT_GONE, &msg, -1);
-	parent_ublk_free(dev);
+	parent_block_free(dev);
 	parent_link_free(dev->worker.link);
 	if (dev->worker.again)
 		event_free(dev->worker.again);
@@ -357,6 +351,7 @@ device_free(struct device *dev)
 	/* the last one: who waits for an answer gets errors */
 	fd_close(dev->fuse);
 	fd_close(dev->journal);
+	fd_close(dev->knbd.kernels);
 	free(dev->path);
 	free(dev);
 }
@@ -375,8 +370,8 @@ parent_device_ended(struct device *dev, int error)
 static const char *
 worker_argument(const struct device *dev)
 {
-	return device_is_file(dev) ? "file" : device_is_ublk(dev) ? "ublk" :
-	    NULL;
+	return device_is_file(dev) ? "file" : dev->block.kind ?
+	    dev->block.kind->argument : NULL;
 }
 
 static struct device *
@@ -387,7 +382,9 @@ device_new(const struct device_spec *spec)
 	if (!dev)
 		return NULL;
 	dev->spec = *spec;
-	dev->map = dev->stats = dev->listener = dev->fuse = dev->journal = -1;
+	dev->map = dev->stats = dev->listener = dev->fuse = dev->journal =
+	    dev->knbd.kernels = -1;
+	dev->block.kind = parent_block_kind(spec->present);
 	dev->worker = (struct child){ .peer = PEER_IO, .program = "devd-io",
 		.argument = worker_argument(dev), .device = dev };
 	TAILQ_INSERT_TAIL(&parent_devices, dev, entry);
@@ -412,7 +409,7 @@ device_make(const struct device_spec *spec)
 	if (dev && dev->ending)
 		return -EEXIST;
 	if (dev) {		/* asked for by a control that died since */
-		dev->ublk.unwanted = false;
+		dev->block.unwanted = false;
 		if (dev->announced)
 			parent_device_announce(dev);
 		return 0;	/* else announced when its worker is ready */
@@ -428,8 +425,8 @@ device_make(const struct device_spec *spec)
 	parent_give(&cached, PARENT_DEVICE, &msg, dev->map);
 	if (device_is_plain(dev))
 		parent_device_announce(dev);
-	else if (device_is_ublk(dev))
-		parent_ublk_make(dev);
+	else if (dev->block.kind)
+		dev->block.kind->make(dev);
 	else
 		parent_start_child(&dev->worker);
 	return 0;
@@ -463,7 +460,7 @@ device_is_back(struct device *dev)
 	if (device_is_file(dev))
 		return dev->fuse >= 0 && dev->journal >= 0 &&
 		    mount_is(mark, dev->path);
-	return device_is_ublk(dev) || dev->listener >= 0;
+	return dev->block.kind || dev->listener >= 0;
 }
 
 static bool
@@ -476,7 +473,7 @@ device_adopt(const struct device_spec *spec, uint32_t number)
 	dev = device_new(spec);
 	if (!dev)
 		log_die("no memory at start");
-	dev->ublk.number = number;
+	dev->block.number = number;
 	if (!device_is_back(dev)) {
 		device_free(dev);
 		return false;
@@ -491,7 +488,7 @@ void
 parent_device_sweep(const char *dir)
 {
 	run_known(dir);
-	parent_ublk_init(NULL, run, 0);
+	parent_block_init(NULL, run, 0);
 	sweep();
 }
 
@@ -502,7 +499,7 @@ parent_device_init(struct event_base *base, const struct places *p,
 	int r;
 
 	run_known(p->run);
-	parent_ublk_init(base, run, g);
+	parent_block_init(base, run, g);
 	places = p;
 	conf = c;
 	group = g;
@@ -520,8 +517,8 @@ parent_device_go(void)
 	struct device *dev;
 
 	TAILQ_FOREACH(dev, &parent_devices, entry) {
-		if (device_is_ublk(dev))
-			parent_ublk_adopt(dev);
+		if (dev->block.kind)
+			dev->block.kind->adopt(dev);
 		else if (!device_is_plain(dev))
 			parent_start_child(&dev->worker);
 	}
@@ -560,27 +557,27 @@ parent_device_pause(void)
 	struct device *dev;
 
 	TAILQ_FOREACH(dev, &parent_devices, entry)
-		if (device_is_ublk(dev))
-			parent_ublk_stop(dev);
+		if (dev->block.kind)
+			parent_block_stop(dev);
 }
 
 void
 parent_device_stop(bool shutdown)
 {
 	struct device *dev;
-	bool ublk = false;
+	bool block = false;
 
 	TAILQ_FOREACH(dev, &parent_devices, entry) {
 		if (device_is_file(dev) && (shutdown || !handover_lasts()))
 			file_stop(dev);
-		else if (device_is_ublk(dev))
-			parent_ublk_stop(dev);
+		else if (dev->block.kind)
+			parent_block_stop(dev);
 		if (shutdown)
 			parent_device_ending(dev);
-		ublk |= device_is_ublk(dev);
+		block |= dev->block.kind != NULL;
 	}
-	if (shutdown && ublk && parent_ublk_sweep() < 0)
-		log_err("some ublk devices are left; end who uses them and "
+	if (shutdown && block && parent_block_sweep() < 0)
+		log_err("some block devices are left; end who uses them and "
 		    "run: devd --remove-devices");
 }
 
@@ -604,8 +601,8 @@ parent_device_destroy(const struct parent_msg *req)
 {
 	struct device *dev = parent_device_find(req->device.id);
 
-	if (dev && device_is_ublk(dev))
-		parent_ublk_end(dev);
+	if (dev && dev->block.kind)
+		dev->block.kind->end(dev);
 	else if (dev)
 		device_end(dev);
 }
@@ -624,8 +621,8 @@ parent_device_name(const struct parent_msg *req)
 void
 parent_device_worker_ready(struct device *dev)
 {
-	if (device_is_ublk(dev))
-		parent_ublk_worker_ready(dev);
+	if (dev->block.kind)
+		dev->block.kind->worker_ready(dev);
 	else if (!dev->announced)
 		parent_device_announce(dev);
 }
@@ -641,8 +638,8 @@ parent_device_worker_openers(struct device *dev, uint32_t count)
 bool
 parent_device_worker_ended(struct device *dev, uint32_t wait_ms)
 {
-	if (device_is_ublk(dev)) {
-		parent_ublk_worker_ended(dev, wait_ms);
+	if (dev->block.kind) {
+		dev->block.kind->worker_ended(dev, wait_ms);
 		return true;
 	}
 	if (!dev->ending)

@@ -16,10 +16,6 @@
  *
  * The same way from RECOVERING on goes one that an earlier life of this process
  * has left.
- *
- * A device that control wants to end may be in use, which only a look at all
- * processes tells.  Then control hears of an opener, and of none when there is
- * none any more.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -38,44 +34,7 @@
 
 #define ACT_MS		15000	/* of a command; under emulation START takes 1 s */
 #define RECOVER_MS	30000	/* until the driver saw that a worker died */
-#define CHECK_MS	30000	/* a look at all processes */
-#define CHECK_AGAIN_S	1
 #define SWEEP_MS	10000
-
-static struct event_base *base;
-static gid_t group;
-static uint64_t mark;
-
-static void check(struct device *dev);
-static void removed(void *owner, int result);
-
-void
-parent_ublk_init(struct event_base *b, const char *run, gid_t g)
-{
-	struct digest d = digest_of(run, strlen(run));
-
-	base = b;
-	group = g;
-	memcpy(&mark, d.bytes, sizeof(mark));
-}
-
-int
-parent_ublk_sweep(void)
-{
-	uint32_t keep[DEVICES_MAX];
-	struct ublk_ask ask = { .act = UBLK_ACT_SWEEP, .mark = mark,
-		.keep = keep };
-	struct device *dev;
-	int r;
-
-	TAILQ_FOREACH(dev, &parent_devices, entry)
-		if (dev->spec.present == CTL_PRESENT(UBLK) && !dev->ending &&
-		    ask.n_keep < ARRAY_LEN(keep))
-			keep[ask.n_keep++] = dev->ublk.number;
-	r = apart_run(ublk_act, &ask, -1, SWEEP_MS);
-	/* without a driver, or not as root: there are none */
-	return r == -ENOENT || r == -EACCES || r == -EPERM ? 0 : r;
-}
 
 /* ---- commands ---- */
 
@@ -83,155 +42,33 @@ static void
 act(struct device *dev, enum ublk_state state, enum ublk_act what, int ms,
     apart_done *done)
 {
-	const struct ublk_ask ask = { .act = what, .number = dev->ublk.number,
-		.size = dev->spec.size, .mark = mark, .opener = getpid(),
-		.group = group };
+	const struct ublk_ask ask = { .act = what, .number = dev->block.number,
+		.size = dev->spec.size, .mark = block_host.mark,
+		.opener = getpid(), .group = block_host.group };
 
-	apart_free(dev->ublk.act);
+	apart_free(dev->block.act);
 	dev->ublk.state = state;
-	dev->ublk.act = apart_start(base, ublk_act, &ask, -1, ms, done, dev);
-	if (!dev->ublk.act)
+	dev->block.act = apart_start(block_host.base, ublk_act, &ask, -1, ms,
+	    done, dev);
+	if (!dev->block.act)
 		done(dev, -ENOMEM);
-}
-
-static void
-say(const struct device *dev, const char *what, int error)
-{
-	log_err("device %s: %s /dev/ublkb%u: %s", dev->spec.name, what,
-	    dev->ublk.number, strerror(-error));
 }
 
 /* ---- the end ---- */
 
 /* Its worker is gone: so can the device. */
 static void
-remove_now(struct device *dev)
+parent_ublk_take_away(struct device *dev)
 {
-	act(dev, UBLK_REMOVING, UBLK_ACT_REMOVE, ACT_MS, removed);
+	act(dev, UBLK_REMOVING, UBLK_ACT_REMOVE, ACT_MS, parent_block_removed);
 }
 
 static void
-remove_device(struct device *dev, int why)
-{
-	apart_free(take_ptr(dev->ublk.act));
-	apart_free(take_ptr(dev->ublk.check));
-	if (dev->ublk.again)
-		event_del(dev->ublk.again);
-	dev->ublk.why = why;
-	parent_device_ending(dev);
-	if (dev->worker.pid > 0)
-		kill(dev->worker.pid, SIGKILL);
-	else
-		remove_now(dev);
-}
-
-static void
-removed(void *owner, int result)
-{
-	struct device *dev = owner;
-
-	dev->ublk.act = NULL;
-	if (result < 0) {
-		say(dev, "take away", result);
-		log_err("if it is still there, end who uses it and run: devd "
-		    "--remove-devices");
-	}
-	parent_device_ended(dev, dev->ublk.why);
-}
-
-/* ---- who has it open ---- */
-
-static int
-look(const void *arg)
-{
-	return openers_any(arg);
-}
-
-static void
-again_due(evutil_socket_t fd, short what, void *arg)
-{
-	(void)fd;
-	(void)what;
-	check(arg);
-}
-
-static void
-again_later(struct device *dev)
-{
-	const struct timeval wait = { .tv_sec = CHECK_AGAIN_S };
-
-	if (!dev->ublk.again)
-		dev->ublk.again = evtimer_new(base, again_due, dev);
-	if (!dev->ublk.again || evtimer_add(dev->ublk.again, &wait) < 0)
-		log_die("no memory for a timer");
-}
-
-static void
-openers_set(struct device *dev, uint64_t n)
-{
-	if (fd_pwrite_all(dev->stats, &n, sizeof(n),
-	    offsetof(struct stats, openers)) < 0)
-		log_err("device %s: write its openers", dev->spec.name);
-}
-
-/* What can't be told counts as used. */
-static void
-checked(void *owner, int result)
-{
-	struct device *dev = owner;
-
-	dev->ublk.check = NULL;
-	if (result == 0 && dev->ublk.unwanted) {
-		remove_device(dev, 0);
-	} else if (result == 0) {
-		openers_set(dev, 0);
-		parent_device_worker_openers(dev, 0);
-	} else {
-		openers_set(dev, 1);
-		if (dev->ublk.unwanted)		/* it is not ending yet */
-			parent_device_announce(dev);
-		dev->ublk.unwanted = false;
-		again_later(dev);
-	}
-}
-
-static void
-check(struct device *dev)
-{
-	char name[32];
-
-	if (dev->ublk.check)
-		return;
-	snprintf(name, sizeof(name), "ublkb%u", dev->ublk.number);
-	dev->ublk.check = apart_start(base, look, name, -1, CHECK_MS, checked,
-	    dev);
-	if (!dev->ublk.check)
-		again_later(dev);
-}
-
-void
 parent_ublk_end(struct device *dev)
 {
-	dev->ublk.unwanted = true;
+	dev->block.unwanted = true;
 	if (dev->ublk.state == UBLK_LIVE)
-		check(dev);
-}
-
-void
-parent_ublk_stop(struct device *dev)
-{
-	apart_free(take_ptr(dev->ublk.act));
-	apart_free(take_ptr(dev->ublk.check));
-	if (dev->worker.pid > 0)
-		kill(dev->worker.pid, SIGKILL);
-}
-
-void
-parent_ublk_free(struct device *dev)
-{
-	parent_ublk_stop(dev);
-	if (dev->ublk.again)
-		event_free(dev->ublk.again);
+		parent_block_check(dev);
 }
 
 /* ---- making ---- */
@@ -241,33 +78,33 @@ made(void *owner, int result)
 {
 	struct device *dev = owner;
 
-	dev->ublk.act = NULL;
+	dev->block.act = NULL;
 	if (result < 0) {
 		parent_device_ended(dev, result);
 		return;
 	}
-	dev->ublk.number = (uint32_t)result;
+	dev->block.number = (uint32_t)result;
 	dev->ublk.state = UBLK_WAITING;
-	if (dev->ublk.unwanted)
-		remove_device(dev, 0);
+	if (dev->block.unwanted)
+		parent_block_remove(dev, 0);
 	else
 		parent_start_child(&dev->worker);
 }
 
-void
+static void
 parent_ublk_make(struct device *dev)
 {
 	act(dev, UBLK_MAKING, UBLK_ACT_MAKE, ACT_MS, made);
 }
 
-void
+static void
 parent_ublk_give(struct device *dev)
 {
 	struct parent_msg msg = { .type = PARENT_UBLK, .device = dev->spec };
-	int fd = ublk_open(dev->ublk.number);
+	int fd = ublk_open(dev->block.number);
 
 	if (fd < 0) {
-		say(dev, "open the character device of", fd);
+		parent_block_say(dev, "open the character device of", fd);
 		kill(dev->worker.pid, SIGKILL);
 		return;
 	}
@@ -278,8 +115,8 @@ static void
 live(struct device *dev)
 {
 	dev->ublk.state = UBLK_LIVE;
-	if (dev->ublk.unwanted)
-		check(dev);
+	if (dev->block.unwanted)
+		parent_block_check(dev);
 }
 
 static void
@@ -287,10 +124,10 @@ started(void *owner, int result)
 {
 	struct device *dev = owner;
 
-	dev->ublk.act = NULL;
+	dev->block.act = NULL;
 	if (result < 0) {
-		say(dev, "start", result);
-		remove_device(dev, result);
+		parent_block_say(dev, "start", result);
+		parent_block_remove(dev, result);
 		return;
 	}
 	parent_device_announce(dev);
@@ -302,10 +139,10 @@ resumed(void *owner, int result)
 {
 	struct device *dev = owner;
 
-	dev->ublk.act = NULL;
+	dev->block.act = NULL;
 	if (result < 0) {
 		/* its worker ends, and all is tried again */
-		say(dev, "give a new worker to", result);
+		parent_block_say(dev, "give a new worker to", result);
 		dev->ublk.state = UBLK_RETURNING;
 		kill(dev->worker.pid, SIGKILL);
 		return;
@@ -313,7 +150,7 @@ resumed(void *owner, int result)
 	live(dev);
 }
 
-void
+static void
 parent_ublk_worker_ready(struct device *dev)
 {
 	if (dev->ublk.state == UBLK_WAITING)
@@ -329,37 +166,62 @@ recovered(void *owner, int result)
 {
 	struct device *dev = owner;
 
-	dev->ublk.act = NULL;
+	dev->block.act = NULL;
 	if (result < 0) {
-		say(dev, "recover", result);
+		parent_block_say(dev, "recover", result);
 		log_err("device %s: it is taken away and made again; whoever "
 		    "has it open gets errors", dev->spec.name);
-		remove_device(dev, 0);
+		parent_block_remove(dev, 0);
 		return;
 	}
 	dev->ublk.state = UBLK_RETURNING;
-	parent_start_child_later(&dev->worker, dev->ublk.wait_ms);
+	parent_start_child_later(&dev->worker, dev->block.wait_ms);
 }
 
-void
+static void
 parent_ublk_worker_ended(struct device *dev, uint32_t wait_ms)
 {
 	if (dev->ending) {
-		remove_now(dev);
+		parent_ublk_take_away(dev);
 		return;
 	}
 	if (dev->ublk.state == UBLK_WAITING ||
 	    dev->ublk.state == UBLK_STARTING) {
-		remove_device(dev, -EIO);
+		parent_block_remove(dev, -EIO);
 		return;
 	}
-	dev->ublk.wait_ms = wait_ms;
+	dev->block.wait_ms = wait_ms;
 	act(dev, UBLK_RECOVERING, UBLK_ACT_RECOVER, RECOVER_MS, recovered);
 }
 
 /* Its worker ended with the earlier life. */
-void
+static void
 parent_ublk_adopt(struct device *dev)
 {
 	parent_ublk_worker_ended(dev, 0);
 }
+
+static int
+parent_ublk_sweep(const uint32_t *keep, size_t n)
+{
+	const struct ublk_ask ask = { .act = UBLK_ACT_SWEEP,
+		.mark = block_host.mark, .keep = keep, .n_keep = n };
+	int r = apart_run(ublk_act, &ask, -1, SWEEP_MS);
+
+	/* without a driver, or not as root: there are none */
+	return r == -ENOENT || r == -EACCES || r == -EPERM ? 0 : r;
+}
+
+const struct block_kind ublk_kind = {
+	.present = CTL_PRESENT(UBLK),
+	.argument = "ublk",
+	.prefix = "ublkb",
+	.make = parent_ublk_make,
+	.adopt = parent_ublk_adopt,
+	.give = parent_ublk_give,
+	.worker_ready = parent_ublk_worker_ready,
+	.worker_ended = parent_ublk_worker_ended,
+	.end = parent_ublk_end,
+	.take_away = parent_ublk_take_away,
+	.sweep = parent_ublk_sweep,
+};

@@ -49,6 +49,8 @@ enum parent_type {
 	PARENT_FUSE,		/* fd: where requests of its mount are read (io, file) */
 	PARENT_JOURNAL,		/* fd: those that are not answered (io, file) */
 	PARENT_UBLK,		/* fd: its character device, which nobody else has (io, ublk) */
+	PARENT_NBD,		/* fd: a connection to the kernel's NBD client, which
+				 * is past its handshake (io, kernel-nbd) */
 	PARENT_STATE,		/* fd: attachments file; count: 0 or 1 (control) */
 	PARENT_STORE,		/* fd: the store directory (cached); text: its
 				 * path, "" if that is longer (control) */

@@ -144,7 +144,7 @@ static const struct opt opts[] = {
 	{ "help", 'h', true, options_flag, AT(help), NULL },
 	{ "version", 0, true, options_flag, AT(version), NULL },
 	{ "name", 0, false, set_text, AT(name), "a name of [a-z0-9._-]" },
-	{ "present", 0, false, set_present, AT(present), "auto, nbd, ublk, file or plain" },
+	{ "present", 0, false, set_present, AT(present), "auto, nbd, ublk, file, plain or kernel-nbd" },
 	{ "fetch", 0, false, set_fetch, AT(fetch), "lazy or whole" },
 	{ "integrity", 0, false, set_integrity, AT(integrity), "chunk, whole, complete or transport" },
 	{ "consumer", 0, false, set_text, AT(consumer), "an id" },
@@ -180,7 +180,7 @@ static const struct command {
 } commands[] = {
 	{ "attach", 1, 1, "name present fetch integrity consumer deadline "
 	    "on-outage outage-delay",
-	    "IMAGE [--name N] [--present auto|nbd|ublk|file|plain]\n"
+	    "IMAGE [--name N] [--present auto|nbd|ublk|file|plain|kernel-nbd]\n"
 	    "    [--fetch lazy|whole]\n"
 	    "    [--integrity chunk|whole|complete|transport]\n"
 	    "    [--consumer ID] [--deadline SECONDS]\n"

@@ -24,6 +24,7 @@ const struct word present_words[] = {
 	{ "file", V1(PRESENT__PRESENT_FILE) },
 	{ "ublk", V1(PRESENT__PRESENT_UBLK) },
 	{ "plain", V1(PRESENT__PRESENT_PLAIN) },
+	{ "kernel-nbd", V1(PRESENT__PRESENT_KERNEL_NBD) },
 	{ NULL, 0 },
 };
 

@@ -13,7 +13,7 @@ packages=(
 	gcc make pkg-config libc6-dev linux-libc-dev libcurl4-openssl-dev
 	libevent-dev libseccomp-dev libprotobuf-c-dev protobuf-c-compiler
 	libssl-dev libjansson-dev libxxhash-dev libinih-dev libcmocka-dev libnbd-dev
-	liburing-dev ca-certificates
+	liburing-dev libnl-genl-3-dev ca-certificates
 	# tests and demo
 	docker-registry nginx-light skopeo nbdkit libnbd-bin python3
 	python3-libnbd qemu-block-extra curl jq openssl strace procps util-linux erofs-utils

@@ -169,7 +169,7 @@ static const struct {
 	    "s that a chunk may take; for one device it may be less, see "
 	    "shedctl attach --outage-delay", { "", "-1", "0", "1s", "29",
 	    "4294967296", "1M" } },
-	{ "devices", "present", "auto, nbd, ublk, file or plain", { "", "fuse",
+	{ "devices", "present", "auto, nbd, ublk, file, plain or kernel-nbd", { "", "fuse",
 	    "NBD" } },
 	{ "devices", "ublk", "auto or force", { "", "yes", "off" } },
 	{ "devices", "max", "a number", { "", "-1", "4294967296", "many" } },
@@ -308,6 +308,7 @@ test_words_have_the_protocols_numbers(void **state)
 		{ "devices", "present", "file", 2 },
 		{ "devices", "present", "ublk", 3 },
 		{ "devices", "present", "plain", 4 },
+		{ "devices", "present", "kernel-nbd", 5 },
 	};
 
 	(void)state;

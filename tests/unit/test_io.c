@@ -46,9 +46,20 @@ setup_blocks(void **state)
 }
 
 static int
+setup_kernel(void **state)
+{
+	struct host *h = calloc(1, sizeof(*h));
+
+	host_start_kernel_nbd(h, 16 * MIB + 4096, UNIT);
+	*state = h;
+	return 0;
+}
+
+static int
 teardown(void **state)
 {
 	host_stop(*state);
+	fd_close(((struct host *)*state)->client);
 	free(*state);
 	return 0;
 }
@@ -1053,6 +1064,60 @@ test_openers_are_told_to_the_parent(void **state)
 	assert_int_equal(host_hear(h, CHILD_OPENERS).count, 0);
 }
 
+/* ---- the kernel's client: no handshake, one connection ---- */
+
+static void
+test_the_kernels_connection_begins_with_requests(void **state)
+{
+	struct host *h = *state;
+
+	host_fill(h, 0, 257);
+	read_right(h->client, 0, 4096);
+	read_right(h->client, h->size - 512, 512);
+	client_ask(h->client, NBD_CMD_WRITE, 0, 9, 0, 0);
+	refused(h->client, 9, NBD_EPERM);
+	client_ask(h->client, NBD_CMD_READ, 0, 10, h->size, 512);
+	refused(h->client, 10, NBD_EINVAL);
+	read_right(h->client, 3 * UNIT, 512 * KIB);
+	/* who has it open, the parent counts */
+	assert_int_equal(atomic_load(&h->stats->openers), 0);
+}
+
+/* All its 128 tags, so that a hot one is never behind cold ones. */
+static void
+test_no_request_of_the_kernel_waits_unread(void **state)
+{
+	struct host *h = *state;
+
+	host_fill(h, 0, 1);
+	for (unsigned i = 1; i < 128; i++)
+		client_ask(h->client, NBD_CMD_READ, 0, i, i * UNIT, UNIT);
+	client_ask(h->client, NBD_CMD_READ, 0, 500, 0, 4096);
+	refused(h->client, 500, 0);
+	assert_true(client_data_right(h->client, 0, 4096));
+	for (unsigned i = 1; i < 128; i++)
+		host_want(h);
+	assert_true(host_quiet(h, QUIET_MS));
+}
+
+/* So the parent makes another one. */
+static void
+test_the_end_of_the_kernels_connection_is_the_workers(void **state)
+{
+	struct host *h = *state;
+	uint8_t byte;
+	int status;
+
+	host_fill(h, 0, 1);
+	read_right(h->client, 0, 4096);
+	close(h->client);
+	must(readable_in(h->parent, DEADLINE_S * 1000));
+	assert_int_equal(read(h->parent, &byte, 1), 0);
+	assert_int_equal(waitpid(h->pid, &status, 0), h->pid);
+	host_start_worker(h);
+	read_right(h->client, 0, 4096);
+}
+
 static void
 test_hints_are_asked_for_and_bounded(void **state)
 {
@@ -1161,6 +1226,13 @@ static const struct CMUnitTest tests[] = {
 	CASE(test_full_connection_that_closes_is_noticed),
 	CASE(test_connections_are_bounded),
 	CASE(test_openers_are_told_to_the_parent),
+	cmocka_unit_test_setup_teardown(test_the_kernels_connection_begins_with_requests,
+	    setup_kernel, teardown),
+	cmocka_unit_test_setup_teardown(test_no_request_of_the_kernel_waits_unread,
+	    setup_kernel, teardown),
+	cmocka_unit_test_setup_teardown(
+	    test_the_end_of_the_kernels_connection_is_the_workers,
+	    setup_kernel, teardown),
 	CASE(test_hints_are_asked_for_and_bounded),
 	CASE(test_names_of_the_device_and_no_other_open_it),
 	CASE(test_handshake_has_a_deadline),

@@ -46,6 +46,9 @@ struct host {
 	/* Presented as a file: a stand-in for /dev/fuse, which keeps messages
 	 * whole too; our end, the worker's, and the journal. */
 	bool as_file;
+	/* Presented by the kernel's NBD client: what plays that. */
+	bool as_kernel_nbd;
+	int client;
 	int kernel, fuse, journal_fd;
 	struct fuse_journal *journal;
 	struct map *map;
@@ -310,7 +313,7 @@ host_listen(struct host *h)
 }
 
 static inline void
-host_exec(int link, bool as_file)
+host_exec(int link, const char *kind)
 {
 	const char *build = getenv("BUILD");
 	char path[256];
@@ -320,7 +323,7 @@ host_exec(int link, bool as_file)
 		dup2(link, CHILD_FD);
 	else
 		fd_cloexec(link, 0);
-	execl(path, "devd-io", as_file ? "file" : NULL, (char *)NULL);
+	execl(path, "devd-io", kind, (char *)NULL);
 	perror(path);
 	_exit(127);
 }
@@ -338,11 +341,18 @@ host_start_worker_begin(struct host *h)
 	h->pid = fork();
 	must(h->pid >= 0);
 	if (h->pid == 0)
-		host_exec(pair[1], h->as_file);
+		host_exec(pair[1], h->as_file ? "file" :
+		    h->as_kernel_nbd ? "kernel-nbd" : NULL);
 	fd_close(pair[1]);
 	if (h->as_file) {
 		host_tell(h, PARENT_FUSE, "", h->fuse);
 		host_tell(h, PARENT_JOURNAL, "", h->journal_fd);
+	} else if (h->as_kernel_nbd) {
+		must(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0,
+		    pair) == 0);
+		h->client = pair[0];
+		host_tell(h, PARENT_NBD, "", pair[1]);
+		fd_close(pair[1]);
 	} else {
 		host_tell(h, PARENT_LISTEN, "", h->listener);
 	}
@@ -399,7 +409,7 @@ host_make(struct host *h, uint64_t size, uint32_t unit)
 	void *p;
 
 	*h = (struct host){ .size = size, .unit = unit, .parent = -1,
-		.cached = -1, .scratch_fd = -1 };
+		.cached = -1, .scratch_fd = -1, .client = -1 };
 	strcpy(h->dir, "/tmp/ssio.XXXXXX");
 	must(mkdtemp(h->dir) != NULL);
 	must(chmod(h->dir, 0711) == 0);
@@ -422,6 +432,14 @@ static inline void
 host_start(struct host *h, uint64_t size, uint32_t unit)
 {
 	host_make(h, size, unit);
+	host_start_worker(h);
+}
+
+static inline void
+host_start_kernel_nbd(struct host *h, uint64_t size, uint32_t unit)
+{
+	host_make(h, size, unit);
+	h->as_kernel_nbd = true;
 	host_start_worker(h);
 }
 

@@ -114,7 +114,9 @@ test_rungs_and_presentations_have_names(void **state)
 	assert_string_equal(present_name(CTL_PRESENT(FILE)), "file");
 	assert_string_equal(present_name(CTL_PRESENT(UBLK)), "ublk");
 	assert_string_equal(present_name(CTL_PRESENT(PLAIN)), "plain");
-	assert_string_equal(present_name(5), "unknown");
+	assert_string_equal(present_name(CTL_PRESENT(KERNEL_NBD)),
+	    "kernel-nbd");
+	assert_string_equal(present_name(6), "unknown");
 	assert_string_equal(present_name(UINT32_MAX), "unknown");
 }
 

@@ -132,6 +132,13 @@ static const struct subject io_ublk = {
 	.attempts = { FILES, SOCKETS, ALL, { "map-exec", NONE, REFUSED } },
 };
 
+/* One connection, which it has from before. */
+static const struct subject io_kernel_nbd = {
+	.program = "devd-io", .args = { "kernel-nbd", "--try" },
+	.user = "_sheddev",
+	.attempts = { FILES, SOCKETS, ALL, { "map-exec", NONE, REFUSED } },
+};
+
 static char programs[PATH_MAX], dir[] = "/tmp/sspolicy.XXXXXX";
 static bool landlock;
 static const struct attempt *current;	/* for messages */
@@ -399,6 +406,7 @@ CASES(fetcherd)
 CASES(io)
 CASES(io_file)
 CASES(io_ublk)
+CASES(io_kernel_nbd)
 
 static void
 test_an_unknown_act_is_told_from_a_refusal(void **state)
@@ -406,7 +414,7 @@ test_an_unknown_act_is_told_from_a_refusal(void **state)
 	static const struct attempt none = { "no-such-act", NONE, UNKNOWN };
 	static const struct subject *const all[] = { &parent, &control,
 		&cached, &fetcherd, &io, &io_file,
-		&io_ublk };
+		&io_ublk, &io_kernel_nbd };
 
 	(void)state;
 	current = &none;
@@ -491,6 +499,7 @@ main(void)
 		BOTH(io),
 		BOTH(io_file),
 		BOTH(io_ublk),
+		BOTH(io_kernel_nbd),
 		cmocka_unit_test(test_an_unknown_act_is_told_from_a_refusal),
 	};
 
