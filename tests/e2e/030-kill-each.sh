@@ -3,10 +3,11 @@
 #
 # Claim: while a reader compares every byte, each process of the suite can be
 # killed at any time: no wrong byte, no I/O error but on a connection whose
-# own worker died, and no process or descriptor left over.  KILLS of each.
+# own worker died, and no process or descriptor left over.  KILLS in all.
 . "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/reader.sh"
 KILLS=${KILLS:-20}
-STEP=6		# new units that the reader reads in each round
+STEPS=6
 victims=(fetcherd cached devd devd-io)
 
 image_small
@@ -15,30 +16,7 @@ image_push "$SMALL" test/base:v1
 suite_start
 uri=$(ctl attach "$IMAGE" --name one --integrity complete)
 
-coproc READER { exec "$TOOLS/reader.py" "$uri" "$SMALL" paced \
-	2>"$T/reader.log"; }
-reader=$READER_PID from=${READER[0]} to=${READER[1]}
-STARTED+=("$reader")
-lost=0
-
-# progress N: until the reader has read N units it had not read before
-progress() {
-	local line n=$1
-	while [ "$n" -gt 0 ]; do
-		read -r -t 90 line <&"$from" ||
-			fail "the reader makes no progress: $(<"$T/reader.log")
-$(ctl status one --json 2>&1)"
-		case $line in
-		unit) n=$((n - 1)) ;;
-		lost) lost=$((lost + 1)) ;;
-		esac
-	done
-}
-
-# alive NAME NOT-PID: there is one, and another one
-alive() {
-	victim=$(suite_pid "$1") && [ -n "$victim" ] && [ "$victim" != "$2" ]
-}
+reader_start one "$uri" "$SMALL"
 
 # fds: "NAME COUNT" of each process, the parent first
 fds() {
@@ -49,40 +27,28 @@ fds() {
 	done
 }
 
-echo "more $STEP" >&"$to"
-progress "$STEP"
+readers_made $STEPS
 fds >"$T/fds.before"
 
-declare -A last
-for ((i = 0; i < KILLS; i++)); do
+for ((i = 0; i < KILLS; i += 4)); do
 	for name in "${victims[@]}"; do
-		wait_until 60 alive "$name" "${last[$name]:-0}" ||
-			fail "$name did not come back after kill $i"
-		before=$lost early=$((RANDOM % STEP))
-		echo "more $STEP" >&"$to"
-		progress $early
-		kill -KILL "$victim" || fail "$name ($victim) was gone already"
-		last[$name]=$victim
-		progress $((STEP - early))
+		before=${LOST[one]}
+		victim "$name"
+		while_reading $STEPS kill_one "$name"
 		# lines printed before the kill count too: wait for its own
-		while [ "$name" = devd-io ] && [ "$lost" -eq "$before" ]; do
-			echo "more 1" >&"$to"
-			progress 1
+		while [ "$name" = devd-io ] && [ "${LOST[one]}" -eq "$before" ]; do
+			readers_made 1
 		done
-		[ "$name" = devd-io ] || [ "$lost" -eq "$before" ] ||
+		[ "$name" = devd-io ] || [ "${LOST[one]}" -eq "$before" ] ||
 			fail "killing $name cost the reader its connection"
 	done
 done
 
 # the last of them back, and answering
-for name in "${victims[@]}"; do
-	wait_until 60 alive "$name" "${last[$name]}" ||
-		fail "$name did not come back at the end"
-done
+all_are_back
 wait_until 60 ctl status one --json >"$T/status.log" ||
 	fail "the control socket does not answer"
-echo "more 1" >&"$to"
-progress 1
+readers_made 1
 
 within_baseline() {
 	local name before after spare
@@ -101,13 +67,11 @@ for name in "${victims[@]}"; do
 done
 assert_le "$(pgrep -c -r D,R,S,T,I -s "$SUITE_PID")" 5 "processes of the suite"
 
-eval "exec $to>&-"
-tail -n 1 <&"$from" >"$T/summary"
-wait "$reader" || fail "the reader: $(<"$T/reader.log")"
+reader_end one
 # once devd-io has died the reader reconnects; never more often than that
-assert_le "$(jq .lost "$T/summary")" "$KILLS" "connections lost"
+assert_le "$(jq .lost "$T/one.json")" $((KILLS / 4)) "connections lost"
 assert_eq "$(nbdcopy "$uri" - | sha_of)" "${EROFS#sha256:}" "whole device"
-echo "NOTE: $((4 * KILLS)) kills, $(jq .reads "$T/summary") reads compared," \
-	"$(jq .lost "$T/summary") connections lost"
+echo "NOTE: $KILLS kills, $(jq .reads "$T/one.json") reads compared," \
+	"$(jq .lost "$T/one.json") connections lost"
 ctl detach one
 suite_stop

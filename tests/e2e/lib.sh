@@ -380,7 +380,7 @@ link_start() {
 	mkfifo "$T/link.in"
 	: >"$T/link.log"
 	# shellcheck disable=SC2016
-	start link sh -c 'exec "$@" <>"$0"' "$T/link.in" \
+	start link bash -c 'exec "$@" <>"$0"' "$T/link.in" \
 		"$BIN/../tests/tools/link" --listen 127.0.0.1:0 --to "$1" \
 		--rtt "$2" --rate "$3" "${@:4}"
 	LINK_PID=$STARTED_PID

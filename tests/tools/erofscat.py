@@ -82,6 +82,16 @@ class Erofs:
         return nid
 
 
+    def files(self, nid, path=""):
+        """Of all regular files below: path, node."""
+        for name, child in sorted(self.names(nid).items()):
+            mode, _ = self.inode(child)
+            if stat.S_ISREG(mode):
+                yield path + "/" + name, child
+            elif stat.S_ISDIR(mode) and name not in (".", ".."):
+                yield from self.files(child, path + "/" + name)
+
+
 def opened(source):
     """source -> pread(count, offset)"""
     if source.startswith("nbd"):
@@ -103,13 +113,16 @@ def opened(source):
 def main():
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("source", help="NBD URI or file")
-    p.add_argument("paths", nargs="+", metavar="PATH")
+    p.add_argument("paths", nargs="*", metavar="PATH",
+                   help="with --sum and none: every regular file")
     p.add_argument("--sum", action="store_true",
                    help="print SHA-256, size and path instead of contents")
     args = p.parse_args()
     fs = Erofs(opened(args.source))
-    for path in args.paths:
-        nid = fs.walk(path)
+    wanted = [(path, fs.walk(path)) for path in args.paths]
+    if args.sum and not wanted:
+        wanted = fs.files(fs.root)
+    for path, nid in wanted:
         mode, where = fs.inode(nid)
         if stat.S_ISDIR(mode):
             for name in sorted(fs.names(nid)):

@@ -7,7 +7,7 @@ an NBD URI or the path of a file or block device.
   paced      reads all the time; each line `more N` on stdin lets it read N
              units it has not read before, and it prints `unit` for each.  It
              connects again when its connection is lost and prints `lost`.
-             End of input: it prints {units, reads, lost} and ends.
+             `end`: it prints {units, reads, lost} and ends.
 
 Of a path each read goes to the service, since the page cache is emptied before,
 and a connection is never lost: an error is one.  It exits 1 at the first wrong
@@ -110,10 +110,10 @@ class Reader:
         while True:
             idle = done == 0 and allowed == 0
             if select.select([orders], [], [], None if idle else 0)[0]:
-                line = orders.readline()
-                if not line:
+                line = orders.readline().split()
+                if line[:1] != [b"more"]:
                     break
-                allowed += int(line.split()[1])
+                allowed += int(line[1])
             if allowed:
                 allowed -= 1
                 # a piece, then all of it; when all were read, round again

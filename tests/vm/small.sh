@@ -5,7 +5,8 @@
 # given): vmlinuz, initrd, root.erofs (busybox and about 48 MB of this
 # machine's files) and expect.  Booted with `shed.check` on its command line it
 # reads every file, says `GUEST-OK` and the line of expect, and powers off;
-# without, it ends at a login prompt.  Needs no root.
+# without, it ends at a login prompt.  With `shed.beat` it meanwhile reads a
+# piece of its second disk once a second, and says `BEAT N`.  Needs no root.
 set -euo pipefail
 export LC_ALL=C
 PATH=$PATH:/usr/sbin:/sbin
@@ -13,7 +14,9 @@ vm=$(cd "$(dirname "$0")" && pwd)
 dir=${1:-$vm/../../build/test/small-guest}
 mkdir -p "$dir"
 "$vm/initramfs.sh" "$dir"
-[ -f "$dir/root.erofs" ] && exit
+made_by=$(sha256sum <"$0")
+[ -f "$dir/root.erofs" ] && [ "$(cat "$dir/made-by" 2>/dev/null)" = "$made_by" ] &&
+	exit
 
 work=$(mktemp -d "$(realpath "$dir")/tree.XXXXXX")
 trap 'rm -rf "$work"' EXIT
@@ -39,6 +42,15 @@ export PATH=/bin
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 hostname small-guest
+beat() {
+	n=0
+	while n=$((n + 1)); do
+		dd if=/dev/vdb of=/tmp/beat bs=4096 count=1 skip=$((n * 1024)) 2>/dev/null &&
+			echo "BEAT $n"
+		sleep 1
+	done
+}
+! grep -q shed.beat /proc/cmdline || beat &
 grep -q shed.check /proc/cmdline || exit 0
 cd /usr
 find . -type f | sort | xargs md5sum >/tmp/sums
@@ -60,4 +72,5 @@ sha256sum <"$tree/etc/sums" | cut -d ' ' -f 1 >"$dir/expect"
 mkfs.erofs -T 0 --all-root "$work/erofs" "$tree" >/dev/null
 chmod 644 "$work/erofs"
 mv "$work/erofs" "$dir/root.erofs"
+echo "$made_by" >"$dir/made-by"
 echo "small guest: $dir, $(stat -c %s "$dir/root.erofs") bytes"
