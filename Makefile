@@ -77,8 +77,8 @@ DEVD := devd/main.c devd/parent.c devd/parent_device.c devd/parent_ublk.c \
 	devd/parent_knbd.c devd/parent_block.c devd/apart.c devd/handover.c \
 	devd/record.c devd/spec.c devd/ublk_kernel.c devd/knbd_name.c \
 	$(DEVD_OS) devd/places.c devd/spawn.c devd/control.c \
-	devd/op.c devd/attach.c devd/store.c devd/device.c devd/answer.c \
-	devd/doctor.c devd/metrics.c \
+	devd/op.c devd/attach.c devd/reconcile.c devd/store.c devd/device.c \
+	devd/answer.c devd/doctor.c devd/metrics.c \
 	devd/names.c devd/attachments.c devd/login.c devd/credentials.c
 DEVD_IO := devd/io_main.c devd/io_core.c devd/io_want.c devd/nbd.c \
 	devd/nbd_handshake.c devd/nbd_reply.c devd/nbd_proto.c \
@@ -222,6 +222,8 @@ test_attachments_SRC := devd/attachments.c $(BASE)
 test_control_SRC := $(IPC) $(BASE) $(GEN)
 UNIT += test_control_store
 test_control_store_SRC := $(test_control_SRC)
+UNIT += test_control_reconcile
+test_control_reconcile_SRC := $(test_control_SRC)
 test_devd_SRC := $(IPC) $(BASE) $(GEN)
 test_stream_SRC := ipc/stream.c $(BASE)
 test_ipc_SRC := $(IPC) $(BASE) $(GEN)

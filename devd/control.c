@@ -54,6 +54,7 @@ static const struct ipc_rule client_rules[] = {
 	{ CTL_BODY(IMPORT), "import", PEER_CLIENT, PHASE_RUN, true, false, on_import },
 	{ CTL_BODY(SET_CREDENTIALS), "set_credentials", PEER_CLIENT, PHASE_RUN, true, false, on_set_credentials },
 	{ CTL_BODY(SHUTDOWN), "shutdown", PEER_CLIENT, PHASE_RUN, false, false, on_shutdown },
+	{ CTL_BODY(RECONCILE), "reconcile", PEER_CLIENT, PHASE_RUN, false, false, on_reconcile },
 	{ CTL_BODY(KEEP), "keep", PEER_CLIENT, PHASE_RUN, false, false, on_keep },
 	{ CTL_BODY(WATCH), "watch", PEER_CLIENT, PHASE_RUN, false, false, on_watch },
 	{ CTL_BODY(CANCEL), "cancel", PEER_CLIENT, PHASE_RUN, false, false, on_cancel },
@@ -289,30 +290,30 @@ on_version(void *owner, struct ipc_link *link, struct ipc_message *msg)
 	reply(owner, msg->id, CTL_BODY(VERSION_REPLY), &m);
 }
 
+static bool
+everybody(const struct consumer *c, const void *arg)
+{
+	(void)c;
+	(void)arg;
+	return true;
+}
+
 /* Detach everything and end. */
 static void
 on_shutdown(void *owner, struct ipc_link *link, struct ipc_message *msg)
 {
 	struct parent_msg end = { .type = CHILD_SHUTDOWN };
 	CTL(Done) done = SHEDSTREAM__CONTROL__V1__DONE__INIT;
-	struct device *d;
-	int r;
+	struct consumers left;
+	int r = devices_part(everybody, NULL, &left);
 
-	TAILQ_FOREACH(d, &devices, entry)
-		while (!TAILQ_EMPTY(&d->consumers)) {
-			struct consumer *c = TAILQ_FIRST(&d->consumers);
-
-			TAILQ_REMOVE(&d->consumers, c, entry);
-			d->n_consumers--;
-			free(c);
-		}
-	r = devices_save();
 	if (r < 0) {
 		reply_error(owner, msg->id, CTL_CODE(INTERNAL), true, "the "
 		    "attachments can't be written: %s; see the log",
 		    strerror(-r));
 		return;
 	}
+	consumers_free(&left);
 	log_info("shutdown was asked for");
 	(void)link;
 	reply(owner, msg->id, CTL_BODY(DONE), &done);

@@ -5,6 +5,7 @@
  *	control.c	what it may do, what it is asked, its links, events
  *	op.c		requests that take time: asking cached, clients, ends
  *	attach.c	attach, pull, restore, detach
+ *	reconcile.c	the consumers that an owner still has
  *	store.c		pin, keep, gc, df, drop, verify, promote, import
  *	login.c		credentials of registries
  *	device.c	devices, their names and consumers, written down
@@ -79,8 +80,10 @@ void event_send(const char *kind, const char *device,
 
 struct consumer {
 	TAILQ_ENTRY(consumer) entry;
-	char text[CONSUMER_TEXT + 1];	/* OWNER/ID */
+	struct device *device;
+	char text[CONSUMER_TEXT + 1];	/* OWNER/ID; no / in ID */
 };
+TAILQ_HEAD(consumers, consumer);
 
 enum device_state {
 	DEVICE_WANTED,	/* written down; not made yet */
@@ -98,7 +101,7 @@ struct device {
 	char aliases[ALIASES_MAX][DEVICE_NAME_MAX + 1];
 	unsigned n_aliases;
 	uint32_t number;	/* of /dev/ublkbN, /dev/nbdN */
-	TAILQ_HEAD(, consumer) consumers;
+	struct consumers consumers;
 	unsigned n_consumers;
 	const struct stats *stats;	/* NULL until it is ready */
 	bool failed;
@@ -113,6 +116,8 @@ extern struct devices devices;
 void devices_start(void);	/* everything was handed over */
 /* By name, alias, or digest. */
 struct device *device_by_name(const char *name);
+/* Does that mean its image: as its first attach named it, or by digest? */
+bool device_is_of_image(const struct device *d, const char *image);
 /* One with consumers whose image is called that, or NULL. */
 struct device *device_of_image(const char *image);
 /* More than one device has this digest. */
@@ -131,6 +136,14 @@ void device_make(struct device *d);		/* ask the parent */
 int device_attach(struct device *d, const char *consumer);
 /* 0 (also for an unknown consumer) or -errno. */
 int device_detach(struct device *d, const char *consumer);
+/* Take consumers from any devices at once, durably: all who leave, or with
+ * -errno none.  They are in `left`, for consumers_free(), and their devices
+ * stay until devices_drop_unused(). */
+typedef bool consumer_leaves(const struct consumer *c, const void *arg);
+int devices_part(consumer_leaves *leaves, const void *arg,
+    struct consumers *left);
+void consumers_free(struct consumers *left);
+void devices_drop_unused(void);
 /* Nobody needs it: end it once it has no opener.  True: it ends now. */
 bool device_drop_if_unused(struct device *d);
 void device_forget(struct device *d);
@@ -215,6 +228,10 @@ void ops_device_gone(void);
 bool ops_wait_for(const struct device *d);
 /* Make a device that was written down. */
 void ops_restore(struct device *d);
+
+/* ---- reconcile.c ---- */
+
+ipc_handler on_reconcile;
 
 /* ---- store.c ---- */
 

@@ -62,18 +62,25 @@ device_by_name(const char *name)
 	return found;
 }
 
+bool
+device_is_of_image(const struct device *d, const char *image)
+{
+	const char *at = strchr(image, '@');
+	struct digest digest;
+
+	return strcmp(d->image, image) == 0 ||
+	    (digest_parse(at ? at + 1 : image, &digest) == 0 &&
+	    (digest_equal(&d->spec.blob, &digest) ||
+	    digest_equal(&d->spec.image, &digest)));
+}
+
 struct device *
 device_of_image(const char *image)
 {
-	const char *at = strchr(image, '@');
 	struct device *d;
-	struct digest digest;
-	bool known = digest_parse(at ? at + 1 : image, &digest) == 0;
 
 	TAILQ_FOREACH(d, &devices, entry)
-		if (d->n_consumers > 0 && (strcmp(d->image, image) == 0 ||
-		    (known && (digest_equal(&d->spec.blob, &digest) ||
-		    digest_equal(&d->spec.image, &digest)))))
+		if (d->n_consumers > 0 && device_is_of_image(d, image))
 			return d;
 	return NULL;
 }
@@ -222,6 +229,20 @@ consumer_find(const struct device *d, const char *text)
 	return NULL;
 }
 
+static void
+consumer_join(struct consumer *c)
+{
+	TAILQ_INSERT_TAIL(&c->device->consumers, c, entry);
+	c->device->n_consumers++;
+}
+
+static void
+consumer_leave(struct consumer *c)
+{
+	TAILQ_REMOVE(&c->device->consumers, c, entry);
+	c->device->n_consumers--;
+}
+
 static struct consumer *
 consumer_add(struct device *d, const char *text)
 {
@@ -229,17 +250,16 @@ consumer_add(struct device *d, const char *text)
 
 	if (!c)
 		return NULL;
+	c->device = d;
 	snprintf(c->text, sizeof(c->text), "%s", text);
-	TAILQ_INSERT_TAIL(&d->consumers, c, entry);
-	d->n_consumers++;
+	consumer_join(c);
 	return c;
 }
 
 static void
-consumer_remove(struct device *d, struct consumer *c)
+consumer_remove(struct consumer *c)
 {
-	TAILQ_REMOVE(&d->consumers, c, entry);
-	d->n_consumers--;
+	consumer_leave(c);
 	free(c);
 }
 
@@ -317,7 +337,7 @@ device_attach(struct device *d, const char *consumer)
 		return -ENOMEM;
 	r = devices_save();
 	if (r < 0)
-		consumer_remove(d, c);
+		consumer_remove(c);
 	return r;
 }
 
@@ -329,16 +349,59 @@ device_detach(struct device *d, const char *consumer)
 
 	if (!c)
 		return 0;
-	TAILQ_REMOVE(&d->consumers, c, entry);
-	d->n_consumers--;
+	consumer_leave(c);
 	r = devices_save();
-	if (r < 0) {
-		TAILQ_INSERT_TAIL(&d->consumers, c, entry);
-		d->n_consumers++;
-		return r;
+	if (r < 0)
+		consumer_join(c);
+	else
+		free(c);
+	return r;
+}
+
+int
+devices_part(consumer_leaves *leaves, const void *arg, struct consumers *left)
+{
+	struct consumer *c, *next;
+	struct device *d;
+	int r;
+
+	TAILQ_INIT(left);
+	TAILQ_FOREACH(d, &devices, entry)
+		for (c = TAILQ_FIRST(&d->consumers); c; c = next) {
+			next = TAILQ_NEXT(c, entry);
+			if (!leaves(c, arg))
+				continue;
+			consumer_leave(c);
+			TAILQ_INSERT_TAIL(left, c, entry);
+		}
+	r = TAILQ_EMPTY(left) ? 0 : devices_save();
+	while (r < 0 && (c = TAILQ_FIRST(left))) {
+		TAILQ_REMOVE(left, c, entry);
+		consumer_join(c);
 	}
-	free(c);
-	return 0;
+	return r;
+}
+
+void
+consumers_free(struct consumers *left)
+{
+	struct consumer *c;
+
+	while ((c = TAILQ_FIRST(left))) {
+		TAILQ_REMOVE(left, c, entry);
+		free(c);
+	}
+}
+
+void
+devices_drop_unused(void)
+{
+	struct device *d, *next;
+
+	for (d = TAILQ_FIRST(&devices); d; d = next) {
+		next = TAILQ_NEXT(d, entry);
+		device_drop_if_unused(d);
+	}
 }
 
 /* ---- a device's life ---- */
@@ -367,7 +430,7 @@ device_forget(struct device *d)
 	struct consumer *c;
 
 	while ((c = TAILQ_FIRST(&d->consumers)))
-		consumer_remove(d, c);
+		consumer_remove(c);
 	if (d->stats)
 		munmap((void *)d->stats, STATS_SIZE);
 	TAILQ_REMOVE(&devices, d, entry);
@@ -547,7 +610,6 @@ devices_start(void)
 {
 	_cleanup_free_ uint8_t *state = NULL;
 	Suite__Attachments *m;
-	struct device *d, *next;
 	size_t len;
 	int r = attachments_read(&files, &state, &len);
 
@@ -563,8 +625,5 @@ devices_start(void)
 		suite__attachments__free_unpacked(m, NULL);
 	started = true;
 	/* Made for an attach that was never answered: nobody's. */
-	for (d = TAILQ_FIRST(&devices); d; d = next) {
-		next = TAILQ_NEXT(d, entry);
-		device_drop_if_unused(d);
-	}
+	devices_drop_unused();
 }

@@ -187,7 +187,8 @@ host_start(struct host *h)
 	snprintf(h->sock, sizeof(h->sock), "%s/s", h->dir);
 	h->listener = host_listen(h);
 	for (int i = 0; i < 2; i++) {
-		h->state[i] = memfd_create("attachments", MFD_CLOEXEC);
+		h->state[i] = memfd_create("attachments",
+		    MFD_CLOEXEC | MFD_ALLOW_SEALING);
 		must(h->state[i] >= 0);
 	}
 	h->stats = shm_object("test-stats", STATS_SIZE);
