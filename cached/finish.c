@@ -437,6 +437,7 @@ static void
 found_complete(struct layout *l, bool expanded)
 {
 	struct digest leans[LEANS_MAX];
+	bool was = l->complete;
 	size_t n = 0;
 	int r;
 
@@ -455,8 +456,9 @@ found_complete(struct layout *l, bool expanded)
 	}
 	l->complete = l->proven = true;
 	l->stalled = false;
-	notice("state", l, "complete: the whole digest fits; the network is "
-	    "not needed any more");
+	if (!was)
+		notice("complete", l, "the whole digest fits; the network is "
+		    "not needed any more");
 	device_complete(l);
 	finish_stop(l);
 	file_heal();

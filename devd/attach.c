@@ -7,7 +7,9 @@
  *	              \--> MAKING --device ready--> consumer written down, over
  *
  * A device that is presented as plain is a file of the store: it is made
- * without a worker, of an image that is whole and in a file of its own.
+ * without a worker, of an image that is whole and in a file of its own.  Who
+ * leaves the choice to the service gets that where it is so already, unless a
+ * device of it is there: nothing changes under who uses one.
  *
  * What reads get in an outage is the device's, whoever attaches it: a guest
  * must not get EIO because of another one's wish.  So who asks for something
@@ -16,6 +18,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/log.h"
 #include "base/own.h"
@@ -25,6 +28,7 @@
 #define DEADLINE_MS	8000	/* below shed's own 10 s */
 #define MAKING_MS	1000	/* of it for making the device */
 #define MAKING_MAX_MS	5000	/* where there is no deadline */
+#define WHOLE	SHEDSTREAM__CONTROL__V1__FETCH_MODE__FETCH_WHOLE
 
 struct attach {
 	struct op op;
@@ -33,6 +37,7 @@ struct attach {
 	char image[IMAGE_TEXT_MAX + 1], name[DEVICE_NAME_MAX + 1];
 	char consumer[CONSUMER_TEXT + 1];
 	uint32_t present, deadline_ms;
+	bool may_be_plain;	/* if it is whole, and not presented yet */
 	uint32_t on_outage, outage_delay_s;	/* as asked for */
 	bool making;
 	bool after_gone, tried_again;	/* while a failed device was ending */
@@ -301,21 +306,50 @@ opened_data(const struct attach *a, const Suite__Opened *m)
 	return m->data;
 }
 
+/* Its file, if it has one and is not presented in another way yet. */
+static void
+present_choose(struct attach *a, const Suite__Opened *m)
+{
+	uint32_t present = a->present;
+	struct device_spec spec;
+
+	if (!a->may_be_plain || opened_spec(a, m, &spec) < 0 ||
+	    device_by_id(spec.id))
+		return;
+	a->present = CTL_PRESENT(PLAIN);
+	if (!opened_data(a, m))
+		a->present = present;
+}
+
+static void
+plain_refused(struct attach *a, const Suite__Opened *m)
+{
+	if (a->open.plain)
+		op_fail(&a->op, CTL_CODE(DEVICE_UNAVAILABLE), true, "%s is not "
+		    "whole in a file of its own; see the log, or use "
+		    "--present nbd", a->image);
+	else
+		op_fail(&a->op, CTL_CODE(DEVICE_UNAVAILABLE), false, "%s %s; "
+		    "attach it with --fetch whole, or by --present nbd",
+		    a->image, m->complete ? "is here, but not in a file of its "
+		    "own" : "is not whole here yet: pull it first");
+}
+
 static void
 attach_opened(struct op *o, const void *body)
 {
 	struct attach *a = (struct attach *)o;
 	const Suite__Opened *m = body;
-	const char *data = opened_data(a, m);
 	struct device_spec spec;
+	const char *data;
 
 	o->waits = false;
+	present_choose(a, m);
+	data = opened_data(a, m);
 	if (opened_spec(a, m, &spec) < 0)
 		nonsense(a);
 	else if (!data)
-		op_fail(o, CTL_CODE(DEVICE_UNAVAILABLE), true, "%s is not "
-		    "whole in a file of its own; see the log, or use "
-		    "--present nbd", a->image);
+		plain_refused(a, m);
 	else if (is_block(spec.present) && spec.size % 512 != 0)
 		op_fail(o, CTL_CODE(DEVICE_UNAVAILABLE), false, "%s is no "
 		    "whole number of sectors; use --present file", a->image);
@@ -470,6 +504,16 @@ image_refused(struct client *c, uint64_t id, const char *image)
 	return true;
 }
 
+/* Nobody has asked for a kind, and the client can open a file of the store:
+ * root, or who has started the service himself. */
+static bool
+may_be_plain(const struct client *c, uint32_t present)
+{
+	return present == CTL_PRESENT(AUTO) &&
+	    conf->present == CTL_PRESENT(AUTO) && store_path[0] &&
+	    (c->uid == 0 || c->uid == getuid());
+}
+
 /* How it is to be presented: as asked for, as configured, or what is best
  * here. */
 static uint32_t
@@ -560,15 +604,16 @@ on_attach(void *owner, struct ipc_link *link, struct ipc_message *msg)
 	snprintf(a->consumer, sizeof(a->consumer), "%s/%s", c->owner,
 	    m->consumer[0] ? m->consumer : "default");
 	a->present = present_wanted(m->present);
+	a->may_be_plain = may_be_plain(c, m->present);
 	a->on_outage = m->on_outage;
 	a->outage_delay_s = m->outage_delay_s;
-	a->open.plain = a->present == CTL_PRESENT(PLAIN);
 	a->open.rung = m->integrity;
 	a->open.device = true;
-	a->open.whole = a->open.plain || m->fetch ==
-	    SHEDSTREAM__CONTROL__V1__FETCH_MODE__FETCH_WHOLE;
-	a->open.fallback_whole = m->fallback ==
-	    SHEDSTREAM__CONTROL__V1__FETCH_MODE__FETCH_WHOLE;
+	a->open.fallback_whole = m->fallback == WHOLE;
+	/* As a file lazy can't work. */
+	a->open.plain = a->present == CTL_PRESENT(PLAIN) &&
+	    (m->fetch == WHOLE || m->fallback == WHOLE);
+	a->open.whole = a->open.plain || m->fetch == WHOLE;
 	a->deadline_ms = m->deadline_ms ? m->deadline_ms : DEADLINE_MS;
 	/* None where a whole pull is asked for or allowed.  Where cached finds
 	 * that it takes one, its first Progress ends the deadline. */

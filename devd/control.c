@@ -213,6 +213,8 @@ on_notice(void *owner, struct ipc_link *link, struct ipc_message *msg)
 			snprintf(d->last_error, sizeof(d->last_error), "%s",
 			    m->text);
 		}
+		if (strcmp(m->kind, "complete") == 0)
+			d->layout.complete = d->layout.network_free = true;
 		event_send(m->kind, d->spec.name, named ? &blob : NULL,
 		    m->text);
 	}

@@ -39,6 +39,7 @@ fds_are() { # NUMBER: of the parent
 
 file=$(ctl attach "$IMAGE" --name one --integrity complete)
 [[ $file = "$T/run/file/"* ]] || fail "attach printed $file"
+PRESENT='file'		# also when the image is whole: see 181
 assert_eq "$(mounts)" 1 mounts
 assert_json ".path == \"$file\" and .present_as == \"file\"" \
 	ctl status one --json

@@ -4,7 +4,7 @@
 hello as an owner, makes one request, and prints what comes of it, one
 `FIELD VALUE` a line; a refusal is `error CODE SENTENCE` and status 1.
 
-    control.py SOCKET OWNER attach IMAGE NAME CONSUMER
+    control.py SOCKET OWNER attach IMAGE NAME CONSUMER [PRESENT]
     control.py SOCKET OWNER reconcile [--allow-empty] [CONSUMER=IMAGE]...
     control.py SOCKET OWNER raw NUMBER HEX      # a request's number and body
 """
@@ -14,7 +14,7 @@ import sys
 
 ATTACH, RECONCILE = 12, 31
 ERROR, ACCEPTED, PROGRESS, ATTACHED, RECONCILED = 100, 101, 102, 112, 131
-NBD = 1
+KINDS = ["auto", "nbd", "file", "ublk", "plain"]
 FIELDS = {ATTACHED: {1: "name", 2: "path"},
           RECONCILED: {1: "attached", 2: "dropped", 3: "missing"}}
 
@@ -115,9 +115,10 @@ def main():
     send(s, 10, field(1, 1) + field(2, owner))
     show(*answer(s))
     if what == "attach":
-        image, name, consumer = words
-        send(s, ATTACH, field(1, image) + field(2, name) + field(3, NBD) +
-             field(6, consumer))
+        image, name, consumer = words[:3]
+        present = KINDS.index(words[3] if len(words) > 3 else "nbd")
+        send(s, ATTACH, field(1, image) + field(2, name) +
+             field(3, present) + field(6, consumer))
     elif what == "reconcile":
         send(s, RECONCILE, reconcile(words))
     else:

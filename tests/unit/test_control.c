@@ -234,6 +234,149 @@ test_a_plain_device_is_whole_and_in_its_own_file(void **state)
 	close(u.fd);
 }
 
+/* As asked for without a word on how: what comes of it. */
+static uint32_t
+chosen(struct host *h, struct user *u, Suite__Opened m)
+{
+	attach_as(u, CTL_PRESENT(AUTO), 0, "");
+	{
+		_cleanup_frame_ Suite__Frame *f = host_asked(h,
+		    SUITE_BODY(OPEN));
+
+		assert_false(f->open->plain);
+		assert_false(f->open->whole);
+		host_say(h, f->id, SUITE_BODY(OPENED), &m);
+	}
+	struct parent_msg msg = host_hear(h, CHILD_CREATE);
+	CTL(Detach) detach = CTL_INIT(DETACH);
+
+	host_device(h, &msg.device);
+	{
+		_cleanup_answer_ CTL(Frame) *f = user_hear(u,
+		    CTL_BODY(ATTACHED));
+
+		assert_int_equal(f->attached->present, msg.device.present);
+		if (msg.device.present == CTL_PRESENT(PLAIN))
+			assert_string_equal(f->attached->path, STORE "/" DATA);
+	}
+	detach.name = msg.device.name;
+	user_ask(u, CTL_BODY(DETACH), &detach);
+	hears(u, CTL_BODY(DETACHED));
+	host_hear(h, CHILD_DESTROY);
+	host_tell(h, PARENT_GONE, (struct parent_msg){ .device = msg.device },
+	    -1);
+	return msg.device.present;
+}
+
+static struct user
+restarted_with(struct host *h, const char *store, const char *conf)
+{
+	host_kill(h);
+	h->store = store;
+	h->conf = conf;
+	host_begin(h);
+	host_go(h);
+	return user_new(h, "shed");
+}
+
+static void
+test_what_is_whole_is_its_file_where_nobody_chose(void **state)
+{
+	struct host *h = *state;
+	struct user u = user_new(h, "shed");
+	Suite__Opened m = opened_plain(DATA);
+
+	assert_int_equal(chosen(h, &u, m), CTL_PRESENT(PLAIN));
+	m.self_contained = false;
+	assert_int_equal(chosen(h, &u, m), CTL_PRESENT(NBD));
+	m.self_contained = true;
+	m.complete = false;
+	assert_int_equal(chosen(h, &u, m), CTL_PRESENT(NBD));
+	m = opened_plain("../x");
+	assert_int_equal(chosen(h, &u, m), CTL_PRESENT(NBD));
+	m = opened_plain(DATA);
+	close(u.fd);
+	u = restarted_with(h, "", "");	/* its path is too long */
+	assert_int_equal(chosen(h, &u, m), CTL_PRESENT(NBD));
+	close(u.fd);
+	u = restarted_with(h, STORE, "[devices]\npresent = nbd\n");
+	assert_int_equal(chosen(h, &u, m), CTL_PRESENT(NBD));
+	close(u.fd);
+	u = restarted_with(h, STORE, "");
+	assert_int_equal(chosen(h, &u, m), CTL_PRESENT(PLAIN));
+	close(u.fd);
+	if (geteuid() != 0)
+		return;
+	/* nor for who can't open it */
+	must(chmod(h->dir, 0711) == 0 && chmod(h->sock, 0666) == 0);
+	must(seteuid(65534) == 0);
+	u = user_new(h, "shed");
+	must(seteuid(0) == 0);
+	assert_int_equal(chosen(h, &u, m), CTL_PRESENT(NBD));
+	close(u.fd);
+}
+
+static void
+test_a_device_that_is_there_stays_what_it_is(void **state)
+{
+	struct host *h = *state;
+	struct user u = user_new(h, "shed");
+	struct device_spec spec = attached(h, &u, &chunks, CTL_RUNG(CHUNK),
+	    "d");
+	Suite__Opened m = opened_plain(DATA);
+
+	assert_int_equal(spec.present, CTL_PRESENT(NBD));
+	attach_as(&u, CTL_PRESENT(AUTO), 0, "d");
+	host_say(h, asked(h, SUITE_BODY(OPEN)), SUITE_BODY(OPENED), &m);
+	{
+		_cleanup_answer_ CTL(Frame) *f = user_hear(&u,
+		    CTL_BODY(ATTACHED));
+
+		assert_int_equal(f->attached->present, CTL_PRESENT(NBD));
+		assert_string_equal(f->attached->name, "d");
+	}
+	assert_false(readable_in(h->parent, QUIET_MS));
+	close(u.fd);
+}
+
+/* Nobody has allowed a whole pull: then plain is what is there. */
+static void
+test_plain_pulls_only_where_that_is_allowed(void **state)
+{
+	struct host *h = *state;
+	struct user u = user_new(h, "shed");
+	CTL(Attach) a = CTL_INIT(ATTACH);
+	Suite__Opened m = opened_plain(DATA);
+
+	a.image = (char *)IMAGE;
+	a.present = CTL_PRESENT(PLAIN);
+	for (int i = 0; i < 4; i++) {
+		a.fetch = i == 3 ? WHOLE : 0;
+		m.complete = i > 0;
+		m.self_contained = i > 1;
+		user_ask(&u, CTL_BODY(ATTACH), &a);
+		_cleanup_frame_ Suite__Frame *f = host_asked(h,
+		    SUITE_BODY(OPEN));
+
+		assert_int_equal(f->open->plain, i == 3);
+		assert_int_equal(f->open->whole, i == 3);
+		host_say(h, f->id, SUITE_BODY(OPENED), &m);
+		if (i == 0)
+			refused(&u, CTL_CODE(DEVICE_UNAVAILABLE), "pull it");
+		else if (i == 1)
+			refused(&u, CTL_CODE(DEVICE_UNAVAILABLE),
+			    "--fetch whole");
+		else if (i == 2) {
+			struct parent_msg msg = host_hear(h, CHILD_CREATE);
+
+			host_device(h, &msg.device);
+			hears(&u, CTL_BODY(ATTACHED));
+		} else
+			hears(&u, CTL_BODY(ATTACHED));
+	}
+	close(u.fd);
+}
+
 static void
 test_other_kinds_are_refused(void **state)
 {
@@ -610,6 +753,35 @@ test_a_notice_is_of_the_devices_with_that_layout(void **state)
 	close(e.fd);
 }
 
+/* Also when cached is not there any more to be asked. */
+static void
+test_a_device_that_becomes_complete_is_so(void **state)
+{
+	struct host *h = *state;
+	struct user u = user_new(h, "shed"), e = user_new(h, "shed");
+	CTL(Subscribe) subscribe = CTL_INIT(SUBSCRIBE);
+
+	attached(h, &u, &chunks, CTL_RUNG(CHUNK), "one");
+	attached(h, &u, &blob, CTL_RUNG(COMPLETE), "two");
+	user_ask(&e, CTL_BODY(SUBSCRIBE), &subscribe);
+	notice(h, "complete", &chunks);
+	event_is(&e, "complete", "one");
+	host_unlink(h);
+	status_of(&u, "one");
+	{
+		_cleanup_answer_ CTL(Frame) *f = user_hear(&u,
+		    CTL_BODY(DEVICES));
+
+		assert_int_equal(f->devices->devices[0]->state, COMPLETE);
+		assert_true(f->devices->devices[0]->network_free);
+	}
+	status_of(&u, "two");
+	_cleanup_answer_ CTL(Frame) *f = user_hear(&u, CTL_BODY(DEVICES));
+	assert_int_not_equal(f->devices->devices[0]->state, COMPLETE);
+	close(u.fd);
+	close(e.fd);
+}
+
 static void
 test_a_failure_ends_a_question(void **state)
 {
@@ -649,6 +821,9 @@ main(void)
 		T(test_pull_wants_all_at_the_rung_that_there_is),
 		T(test_a_plain_device_is_its_file),
 		T(test_a_plain_device_is_whole_and_in_its_own_file),
+		T(test_what_is_whole_is_its_file_where_nobody_chose),
+		T(test_a_device_that_is_there_stays_what_it_is),
+		T(test_plain_pulls_only_where_that_is_allowed),
 		T(test_other_kinds_are_refused),
 		T(test_a_file_is_made_where_it_can_be),
 		T(test_a_new_control_knows_where_a_plain_device_is),
@@ -657,6 +832,7 @@ main(void)
 		T(test_a_device_of_an_older_version_has_no_index),
 		T(test_status_is_of_the_devices_layout),
 		T(test_a_notice_is_of_the_devices_with_that_layout),
+		T(test_a_device_that_becomes_complete_is_so),
 		T(test_a_failure_ends_a_question),
 	};
 
