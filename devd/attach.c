@@ -126,6 +126,12 @@ attach_to(struct attach *a, struct device *d)
 		return;
 	}
 	r = device_attach(d, a->consumer);
+	if (r == -EUSERS) {
+		op_fail(&a->op, CTL_CODE(IN_USE), true, "device %s has %d "
+		    "consumers, and can have no more; detach one that is gone",
+		    d->spec.name, CONSUMERS_MAX);
+		return;
+	}
 	if (r < 0) {
 		op_fail(&a->op, CTL_CODE(INTERNAL), true, "the attachment "
 		    "can't be written down: %s; see the log", strerror(-r));
@@ -447,8 +453,7 @@ ops_device_failed(struct device *d, const char *why)
 		if (a->device != d || !a->making)
 			continue;
 		a->device = NULL;	/* the caller drops it */
-		op_fail(&a->op, CTL_CODE(DEVICE_UNAVAILABLE), true, "%s; see "
-		    "the log", why);
+		op_fail(&a->op, CTL_CODE(DEVICE_UNAVAILABLE), true, "%s", why);
 	}
 }
 
@@ -548,6 +553,16 @@ present_refused(struct client *c, uint64_t id, uint32_t present)
 }
 
 static bool
+consumer_refused(struct client *c, uint64_t id, const char *consumer)
+{
+	if (!consumer[0] || consumer_valid(consumer, CONSUMER_MAX))
+		return false;
+	reply_error(c, id, CTL_CODE(BAD_REQUEST), false, "a consumer is 1 to "
+	    "%d printable characters without / and blanks", CONSUMER_MAX);
+	return true;
+}
+
+static bool
 outage_refused(struct client *c, uint64_t id, const CTL(Attach) *m)
 {
 	bool eio = m->on_outage == CTL_OUTAGE(EIO) ||
@@ -573,15 +588,12 @@ attach_refused(struct client *c, uint64_t id, const CTL(Attach) *m)
 		reply_error(c, id, CTL_CODE(BAD_REQUEST), false, "a name is 1 "
 		    "to %d of a-z 0-9 . _ - and starts with no dot",
 		    DEVICE_NAME_MAX);
-	else if (m->consumer[0] && !consumer_valid(m->consumer, CONSUMER_MAX))
-		reply_error(c, id, CTL_CODE(BAD_REQUEST), false, "a consumer "
-		    "is 1 to %d printable characters without / and blanks",
-		    CONSUMER_MAX);
 	else if (m->integrity > CTL_RUNG(CHUNK))
 		reply_error(c, id, CTL_CODE(BAD_REQUEST), false, "integrity is "
 		    "chunk, whole, complete or transport");
 	else
-		return present_refused(c, id, present_wanted(m->present)) ||
+		return consumer_refused(c, id, m->consumer) ||
+		    present_refused(c, id, present_wanted(m->present)) ||
 		    outage_refused(c, id, m) ||
 		    image_refused(c, id, m->image);
 	return true;
@@ -674,13 +686,15 @@ on_detach(void *owner, struct ipc_link *link, struct ipc_message *msg)
 	int r = 0;
 
 	(void)link;
+	if (consumer_refused(c, msg->id, m->consumer))
+		return;
 	if (device_ambiguous(m->name)) {
 		reply_error(c, msg->id, CTL_CODE(BAD_REQUEST), false, "more "
 		    "than one device has this digest; detach by name, as "
 		    "shedctl ls shows it");
 		return;
 	}
-	snprintf(consumer, sizeof(consumer), "%s/%.*s", c->owner, CONSUMER_MAX,
+	snprintf(consumer, sizeof(consumer), "%s/%s", c->owner,
 	    m->consumer[0] ? m->consumer : "default");
 	if (d)
 		r = device_detach(d, consumer);

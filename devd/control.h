@@ -132,7 +132,7 @@ int device_choose_name(struct device *d, const char *name);
 /* An additional name.  0, -EEXIST, -ENOSPC. */
 int device_add_name(struct device *d, const char *name);
 void device_make(struct device *d);		/* ask the parent */
-/* 0, -ENOSPC, -ENOMEM, or -errno of writing it down. */
+/* 0, -EUSERS: it has CONSUMERS_MAX, -ENOMEM, or -errno of writing it down. */
 int device_attach(struct device *d, const char *consumer);
 /* 0 (also for an unknown consumer) or -errno. */
 int device_detach(struct device *d, const char *consumer);

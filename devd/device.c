@@ -331,7 +331,7 @@ device_attach(struct device *d, const char *consumer)
 	if (c)
 		return 0;
 	if (d->n_consumers >= CONSUMERS_MAX)
-		return -ENOSPC;
+		return -EUSERS;
 	c = consumer_add(d, consumer);
 	if (!c)
 		return -ENOMEM;
@@ -514,8 +514,15 @@ on_parent_failed(const struct parent_msg *msg, int fd)
 	if (!d || d->state != DEVICE_MAKING)
 		return;
 	d->state = DEVICE_WANTED;
-	snprintf(d->last_error, sizeof(d->last_error), "the device can't be "
-	    "made: %s", strerror(-msg->status));
+	if (msg->status == -EUSERS)
+		snprintf(d->last_error, sizeof(d->last_error), "there are %u "
+		    "devices, and may be no more; detach one that is not "
+		    "needed, or raise max in [devices] of the configuration, "
+		    "up to %d", conf->max_devices < DEVICES_MAX ?
+		    conf->max_devices : DEVICES_MAX, DEVICES_MAX);
+	else
+		snprintf(d->last_error, sizeof(d->last_error), "the device "
+		    "can't be made: %s; see the log", strerror(-msg->status));
 	ops_device_failed(d, d->last_error);
 	device_drop_if_unused(d);
 }

@@ -401,10 +401,6 @@ device_make(const struct device_spec *spec)
 
 	if (!spec_valid(spec))
 		return -EINVAL;
-	TAILQ_FOREACH(dev, &parent_devices, entry)
-		n++;
-	if (n >= conf->max_devices || n >= DEVICES_MAX)
-		return -ENOSPC;
 	dev = parent_device_find(spec->id);
 	if (dev && dev->ending)
 		return -EEXIST;
@@ -414,6 +410,10 @@ device_make(const struct device_spec *spec)
 			parent_device_announce(dev);
 		return 0;	/* else announced when its worker is ready */
 	}
+	TAILQ_FOREACH(dev, &parent_devices, entry)
+		n++;
+	if (n >= conf->max_devices || n >= DEVICES_MAX)
+		return -EUSERS;
 	dev = device_new(spec);
 	if (!dev)
 		return -ENOMEM;
