@@ -143,10 +143,11 @@ STORE_TESTS := cached-recorded guest_power
 # What end-to-end tests and `make bench-link` use: a network link of a chosen
 # round trip and rate, a reader that takes the time; for the test bed, what ublk
 # can do.
-TOOLS := link reads ublk_features
+TOOLS := link reads file_reads ublk_features
 link_SRC := tests/tools/link.c
 reads_SRC := tests/tools/reads.c
 reads_PKGS := libnbd
+file_reads_SRC := tests/tools/file_reads.c
 ublk_features_SRC := tests/tools/ublk_features.c
 ublk_features_PKGS := liburing
 
@@ -311,6 +312,8 @@ help:
 #: bench          ratios to nbdkit and curl, measured in one run
 #: bench-link     the same through a simulated network: CELLS="20/200" chooses
 #:                round trip in ms and Mbit/s; RUNS=3, SIZE= in MB
+#: bench-device   hot reads of each kind of device next to a local file, libfuse,
+#:                nbdkit, qemu-nbd and loop: RUNS=7, PARTS="file nbd many guest"
 #: soak           the same, more: both mixes for 10 minutes, with 500 kills; each
 #:                process killed N=200 times; the real image
 #: fuzz           each fuzzer for SECONDS=60
@@ -361,6 +364,9 @@ bench-link: all $(TOOLS:%=$B/tests/tools/%)
 	@BUILD=$B tests/bench-link.sh
 	@BUILD=$B tests/bench-hedge.sh
 
+bench-device: all $(TOOLS:%=$B/tests/tools/%)
+	@BUILD=$B tests/bench-device.sh
+
 N ?= 200
 soak: tests
 	BUILD=$B KILLS=$(N) MIX_SECONDS=600 MIX_KILLS=500 TEST_TIMEOUT=7200 \
@@ -409,6 +415,6 @@ clean:
 	rm -rf $B
 
 .PHONY: all help deps demo demo-boot tests check asan tsan mix-asan mix-tsan \
-	bench bench-link soak fuzz lint install dist clean
+	bench bench-link bench-device soak fuzz lint install dist clean
 .SECONDARY:
 -include $(shell find $B/obj -name '*.d' 2>/dev/null)

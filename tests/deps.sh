@@ -20,6 +20,8 @@ packages=(
 	# guests
 	qemu-system-x86 qemu-utils busybox-static cpio kmod debootstrap
 	dmsetup e2fsprogs xz-utils fio iproute2 nbd-client
+	# `make bench-device`
+	libfuse3-dev fuse3
 	# `make asan fuzz lint`
 	clang clang-format clang-tidy llvm libclang-rt-dev cppcheck shellcheck
 	mandoc
