@@ -460,7 +460,11 @@ found_complete(struct layout *l, bool expanded)
 		notice("complete", l, "the whole digest fits; the network is "
 		    "not needed any more");
 	device_complete(l);
-	finish_stop(l);
+	if (own_wanted(l)) {	/* that was asked for meanwhile */
+		finish_move(l);
+		finish_check(l);
+	} else
+		finish_stop(l);
 	file_heal();
 }
 

@@ -14,6 +14,7 @@
 
 #include <sys/stat.h>
 
+#include <time.h>
 #include <unistd.h>
 
 #include "test_store_host.h"
@@ -273,6 +274,68 @@ test_a_self_contained_file_is_the_device(void **state)
 	host_free(h);
 }
 
+static double
+seconds(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
+/* Large, half of it twice: its whole digest takes longer than all else. */
+static const struct reg_image *
+publish_large(void)
+{
+	uint8_t *bytes = malloc(64 * MIB);
+	const struct reg_image *image;
+
+	assert_non_null(bytes);
+	registry_fill(bytes, 32 * MIB, 7);
+	memcpy(bytes + 32 * MIB, bytes, 32 * MIB);
+	image = registry_image(reg, "os/large", "v1", bytes, 64 * MIB,
+	    IMAGE_INDEXED);
+	free(bytes);
+	return image;
+}
+
+/* Asked for at any moment of a pull: also while what was pulled is hashed. */
+static void
+test_a_self_contained_file_is_had_during_a_pull(void **state)
+{
+	enum { MOMENTS = 10 };
+	struct host *h = host_new(reg, NULL, CONF("0"));
+	const struct reg_image *large = publish_large();
+	Suite__Open m = SUITE__OPEN__INIT;
+	double took = 0;
+
+	(void)state;
+	m.image = (char *)large->name;
+	m.plain = true;
+	host_start(h);
+	for (unsigned i = 0; i < MOMENTS; i++) {
+		double begun = seconds();
+		uint64_t pull = host_open_begin(h, large->name,
+		    CTL_RUNG(CHUNK), true);
+		struct host_answer a;
+
+		while (seconds() - begun < took * i / MOMENTS)
+			host_df(h);
+		a = host_ask(h, SUITE_BODY(OPEN), &m, -1);
+		assert_int_equal(a.type, SUITE_BODY(OPENED));
+		assert_true(a.self_contained);
+		assert_int_equal(host_wait(h, pull).type, SUITE_BODY(OPENED));
+		host_drop(h, large->name);
+		if (i == 0) {
+			begun = seconds();
+			host_open(h, large->name, CTL_RUNG(CHUNK), true);
+			took = seconds() - begun;
+			host_drop(h, large->name);
+		}
+	}
+	host_free(h);
+}
+
 int
 main(void)
 {
@@ -286,6 +349,7 @@ main(void)
 		cmocka_unit_test(test_a_short_file_is_a_miss),
 		cmocka_unit_test(test_verify_mends_what_changed_under_a_live_device),
 		cmocka_unit_test(test_a_self_contained_file_is_the_device),
+		cmocka_unit_test(test_a_self_contained_file_is_had_during_a_pull),
 	};
 
 	return cmocka_run_group_tests(tests, publish, unpublish);
