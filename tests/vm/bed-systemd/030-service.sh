@@ -89,8 +89,9 @@ wait_until 10 kept_are 0 || fail "$(kept) descriptors are left"
 ! grep -q "shedstream:$T/run" /proc/self/mountinfo || fail "a mount is left"
 
 ctl attach "$IMAGE" --name one --integrity complete >/dev/null
+before=$(main_pid)
 ctl shutdown
-wait_until 30 active_but_not "$(main_pid)" || fail "not started again"
+wait_until 30 active_but_not "$before" || fail "not started again"
 ! grep -q "shedstream:$T/run" /proc/self/mountinfo ||
 	fail "a mount is left after shutdown"
 assert_eq "$(kept)" 0 "descriptors kept after shutdown"
