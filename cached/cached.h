@@ -404,6 +404,7 @@ struct layout {
 	bool proven;		/* was complete once: its records are right */
 	bool failed;		/* whole digest does not fit */
 	bool digesting;
+	bool unmendable;	/* its last digest: no chunk is to blame */
 	bool settling;		/* nobody's; open until all of it is durable */
 
 	/* the background fill of everything (finish.c) */

@@ -72,6 +72,7 @@ static TAILQ_HEAD(, copy) copies = TAILQ_HEAD_INITIALIZER(copies);
 static unsigned n_copies;
 
 static void import_on(struct copy *c);
+static void promote_begin(struct copy *c);
 
 /* ---- common ---- */
 
@@ -184,16 +185,24 @@ copy_new(struct ipc_message *msg, const char *name, bool import)
 static bool
 copy_looked_after(struct copy *c)
 {
-	const struct layout *l = c->layout;
+	struct layout *l = c->layout;
 
 	if (c->import && c->ready && c->under_way == 0 &&
 	    c->state == COPY_WAITING && !map_adopts(l)) {
 		import_on(c);
 		return true;
 	}
-	if (c->state != COPY_SETTLING || l->digesting ||
-	    layout_present(l) == l->n_chunks)
+	if (!c->import && c->state == COPY_WAITING && l->complete &&
+	    l->n_fills == 0) {
+		promote_begin(c);
+		return true;
+	}
+	if (c->state != COPY_SETTLING || l->digesting)
 		return false;
+	if (layout_present(l) == l->n_chunks) {
+		finish_check(l);
+		return true;
+	}
 	copy_fail(c, CTL_CODE(INTERNAL), true, "not all of what was copied "
 	    "could be kept; see the log, and try again");
 	return true;
@@ -321,8 +330,11 @@ promote_done(struct job *job)
 	if (job->result == -EBADMSG && bad >= 0) {
 		struct place p = layout_place(l, (uint32_t)bad);
 
-		p.file->damaged++;
-		file_drop(p.file, p.chunk);
+		/* It may have been moved or mended since. */
+		if (scrub_still_bad(p.file, p.chunk)) {
+			p.file->damaged++;
+			file_drop(p.file, p.chunk);
+		}
 		c->state = COPY_WAITING;	/* mended, then again */
 		if (c->cancelled)
 			copy_free(c);
@@ -400,7 +412,7 @@ copy_layout_changed(struct layout *l)
 		if (l->failed)
 			copy_fail(c, CTL_CODE(DIGEST_MISMATCH), false, "%s",
 			    l->last_error);
-		else if (c->import)
+		else if (c->import && l->complete)
 			copy_done(c);
 		else if (l->complete)
 			promote_begin(c);
@@ -414,8 +426,8 @@ copy_layout_trouble(struct layout *l, const Suite__FetchDone *done)
 
 	for (c = TAILQ_FIRST(&copies); c; c = next) {
 		next = TAILQ_NEXT(c, entry);
-		if (c->layout == l && !c->import && !done->retry &&
-		    c->state == COPY_WAITING)
+		if (c->layout == l && !done->retry && c->state ==
+		    (c->import ? COPY_SETTLING : COPY_WAITING))
 			copy_fail(c, done->code, false, "%s", done->text);
 	}
 }

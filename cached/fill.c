@@ -336,9 +336,12 @@ fill_ahead(struct layout *l, uint32_t chunk, bool mark)
 {
 	struct fill *f;
 
-	if (l->fills[chunk] || layout_state(l, chunk) != CHUNK_ABSENT ||
-	    layout_lookup(l, chunk))
+	if (l->fills[chunk] || layout_state(l, chunk) != CHUNK_ABSENT)
 		return false;
+	if (layout_lookup(l, chunk)) {
+		finish_check(l);	/* it may have been the last */
+		return false;
+	}
 	f = fill_new(l, chunk);
 	f->class = FETCH_AHEAD;
 	f->mark = mark;
@@ -409,6 +412,10 @@ keep_refused(struct fill *f, int r)
 		open_layout_trouble(l, &no_space);
 		finish_stop(l);
 	}
+	/* It was to be moved: it is where it was, or nowhere. */
+	if (l->complete && layout_state(l, f->chunk) == CHUNK_ABSENT &&
+	    !layout_lookup(l, f->chunk))
+		layout_revoke(l);
 	/* A pull that took it up again would go in circles. */
 	f->refused = TAILQ_EMPTY(&f->waiters);
 	fill_finish(f, true);
@@ -420,10 +427,10 @@ import_wrong(struct fill *f)
 {
 	f->importing = false;
 	free(take_ptr(f->job.buf));
-	if (TAILQ_EMPTY(&f->waiters))
-		fill_free(f);
-	else
-		fill_requeue(f);
+	if (f->imported)	/* the client need not wait for the network */
+		f->imported(f->import_arg, f->import_result);
+	f->imported = NULL;
+	fill_requeue(f);
 	fetch_pump();
 }
 

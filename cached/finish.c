@@ -377,6 +377,8 @@ rotten_in(struct layout *l, struct file *f, const uint8_t *bad)
 	return n;
 }
 
+static void cannot_finish(struct layout *l, const char *what, int r);
+
 static void
 found_rotten(struct layout *l, const uint8_t *bad, bool expand)
 {
@@ -388,8 +390,15 @@ found_rotten(struct layout *l, const uint8_t *bad, bool expand)
 		notice("state", l, "%u of %u chunks changed on disk: fetching "
 		    "them again", n, l->n_chunks);
 		layout_revoke(l);
+	} else if (l->unmendable && expand) {	/* no chunk explains it */
+		l->unmendable = false;
+		layout_revoke(l);
+		cannot_finish(l, "the disk does not give back what was "
+		    "written", -EIO);
+		return;
 	}
-	l->own |= expand;
+	l->unmendable = n == 0;
+	l->own |= expand && !l->complete;
 	finish_pull(l, l->plain);
 }
 
@@ -443,12 +452,12 @@ found_complete(struct layout *l, bool expanded)
 
 	if (!all_durable(l))
 		return;		/* a chunk was withdrawn meanwhile: again */
-	if (l->complete && l->file->expanded)
+	if (layout_self_contained(l))
 		return;		/* it was only looked at once more */
 	for (unsigned i = 0; i < l->n_leans; i++)
 		if (layout_leans_on(l, l->leans[i]))
 			leans[n++] = l->leans[i]->h.key;
-	r = file_mark_complete(l->file, leans, n, expanded);
+	r = file_mark_complete(l->file, leans, n, expanded && n == 0);
 	if (r < 0) {
 		cannot_finish(l, "the store can't record that it is complete",
 		    r);

@@ -24,6 +24,7 @@
 #include "base/own.h"
 #include "cached/cached.h"
 #include "cached/disk.h"
+#include "cached/fetch.h"
 
 #define SOURCE_MAX	(REF_HOST_MAX + REF_REPO_MAX + 4)
 
@@ -177,6 +178,8 @@ layout_places_gone(struct layout *l, const struct file *f,
 	if (!any)
 		return;
 	l->pull_next = 0;	/* a pull that was past it wants it again */
+	if (l->pulling || l->n_mend > 0)
+		fetch_look_again(now_ms());
 	layout_revoke(l);
 }
 
